@@ -1,0 +1,120 @@
+"""Who serves what. `select` picks the first backend of the device's order that supports a problem; `explain` shows why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+from nvfp4 import env
+from nvfp4.backends.absent import CudaBackend, TritonBackend
+from nvfp4.backends.base import OPS, Backend, Desc
+from nvfp4.backends.calls import kernel_calls, record, reset_kernel_calls
+from nvfp4.backends.cpu import CpuBackend
+from nvfp4.backends.reference import ReferenceBackend
+
+__all__ = [
+    "BACKENDS",
+    "OPS",
+    "Answer",
+    "Backend",
+    "Desc",
+    "Explanation",
+    "explain",
+    "force",
+    "kernel_calls",
+    "record",
+    "reset_kernel_calls",
+    "select",
+]
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend for backend in (CudaBackend(), TritonBackend(), CpuBackend(), ReferenceBackend())
+}
+"""Every backend, fastest first."""
+
+_log = logging.getLogger("nvfp4")
+
+
+def _known(name: str, source: str) -> str:
+    if name and name not in BACKENDS:
+        raise ValueError(f"{source}: got {name!r}, wanted one of {', '.join(BACKENDS)}")
+    return name
+
+
+_forced = _known(env.get("NVFP4_BACKEND"), "NVFP4_BACKEND")
+
+
+@contextmanager
+def force(name: str | None) -> Iterator[None]:
+    """Serve everything from one backend inside the `with` block, as `NVFP4_BACKEND` does for a process; None lifts it.
+
+    Raises:
+        ValueError: there is no backend of that name.
+    """
+    global _forced
+    previous = _forced
+    _forced = _known(name or "", "force")
+    select.cache_clear()
+    try:
+        yield
+    finally:
+        _forced = previous
+        select.cache_clear()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one backend says to a problem."""
+
+    backend: str
+    supported: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Every backend's answer to a problem, and the choice (None when nobody serves it). Prints as a small table."""
+
+    desc: Desc
+    answers: tuple[Answer, ...]
+    choice: str | None
+    forced: bool
+
+    def __str__(self) -> str:
+        """One line a backend, the chosen one marked."""
+        lines = [f"{self.desc}{'  (NVFP4_BACKEND or force() in effect)' if self.forced else ''}"]
+        for answer in self.answers:
+            mark = "->" if answer.backend == self.choice else "  "
+            lines.append(f" {mark} {answer.backend:<10} {'yes' if answer.supported else 'no ':<4} {answer.reason}")
+        return "\n".join(lines)
+
+
+def explain(desc: Desc) -> Explanation:
+    """Ask every backend about a problem.
+
+    >>> print(nvfp4.backends.explain(nvfp4.backends.Desc("linear", device="cpu")))
+    """
+    answers = tuple(Answer(name, *backend.supports(desc)) for name, backend in BACKENDS.items())
+    allowed = [answer.backend for answer in answers if answer.supported and _forced in ("", answer.backend)]
+    return Explanation(desc, answers, allowed[0] if allowed else None, bool(_forced))
+
+
+@lru_cache(maxsize=1024)
+def select(desc: Desc) -> Backend:
+    """The backend that serves a problem.
+
+    On a device with kernels of its own kind, being served by the reference instead is named once in the log.
+
+    Raises:
+        RuntimeError: nobody serves it, or the forced backend does not; the message holds every answer.
+    """
+    explanation = explain(desc)
+    if explanation.choice is None:
+        who = f"the forced backend {_forced!r}" if _forced else "any backend"
+        raise RuntimeError(f"{desc.op}: not served by {who}.\n{explanation}")
+    if explanation.choice == "reference" and not _forced:
+        _log.warning("nvfp4: %s is served by the slow reference backend.\n%s", desc.op, explanation)
+    return BACKENDS[explanation.choice]

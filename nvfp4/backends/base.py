@@ -1,0 +1,115 @@
+"""What every backend answers, and the question it is asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["OPS", "Backend", "Desc"]
+
+OPS = ("quantize", "dequantize", "matmul", "linear", "swizzle_scales", "tiles")
+
+
+class Desc(NamedTuple):
+    """One problem, as far as the choice of a backend depends on it.
+
+    Attributes:
+        op: one of `OPS`; ``tiles`` is the conversion between plain weights and the CPU's tiles.
+        device: a device type, such as ``cpu`` or ``cuda``.
+        dtype: dtype of the floating-point side: the input of quantize and linear, the output of dequantize and matmul.
+        layout: layout of the NVFP4 operand (the weight, for matmul and linear; the result, for quantize).
+        activations: ``row``, ``tensor`` or ``static`` (W4A4: how their global scale comes about), or ``none`` (W4A16).
+        scheme: of quantize.
+    """
+
+    op: str
+    device: str = "cpu"
+    dtype: torch.dtype = torch.bfloat16
+    layout: str = "plain"
+    activations: str = "row"
+    scheme: str = "nvfp4"
+
+    def __str__(self) -> str:
+        """The fields that matter to this op."""
+        parts = [self.op, self.device, str(self.dtype).removeprefix("torch."), self.layout]
+        if self.op in ("linear", "matmul"):
+            parts.append("W4A16" if self.activations == "none" else f"W4A4 ({self.activations})")
+        if self.op == "quantize" and self.scheme != "nvfp4":
+            parts.append(self.scheme)
+        return " ".join(parts)
+
+
+class Backend(ABC):
+    """Kernels for one kind of device. The methods take and return what the ops of the same names do (`nvfp4/ops.py`)."""
+
+    name: str
+
+    @abstractmethod
+    def supports(self, desc: Desc) -> tuple[bool, str]:
+        """Whether this backend serves the problem, and the reason: the kernel that would run, or what is missing."""
+
+    @abstractmethod
+    def weight_layout(self) -> str:
+        """The layout a weight should be prepared in for `linear`; ``plain`` when no other is faster."""
+
+    @abstractmethod
+    def quantize(
+        self, x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, layout: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Packed codes, scale bytes and global scale of x [..., K]."""
+
+    @abstractmethod
+    def dequantize(
+        self, packed: Tensor, scale: Tensor, global_scale: Tensor, shape: list[int], layout: str, dtype: torch.dtype
+    ) -> Tensor:
+        """The values, of the given logical shape."""
+
+    @abstractmethod
+    def matmul(
+        self,
+        a_packed: Tensor,
+        a_scale: Tensor,
+        a_global_scale: Tensor,
+        b_packed: Tensor,
+        b_scale: Tensor,
+        b_global_scale: Tensor,
+        bias: Tensor | None,
+        n: int,
+        layout: str,
+        out_dtype: torch.dtype,
+    ) -> Tensor:
+        """a [..., K] (plain) times b [n, K] (in `layout`) transposed."""
+
+    @abstractmethod
+    def linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        weight_scale: Tensor,
+        weight_global_scale: Tensor,
+        input_global_scale: Tensor | None,
+        bias: Tensor | None,
+        out_features: int,
+        layout: str,
+        activations: str,
+    ) -> Tensor:
+        """x [..., K] times the weight transposed, quantising x first unless `activations` is ``none``."""
+
+    @abstractmethod
+    def swizzle_scales(self, scale: Tensor) -> Tensor:
+        """Plain [rows, groups] scale bytes in the 128x4 order."""
+
+    @abstractmethod
+    def unswizzle_scales(self, scale: Tensor, rows: int, groups: int) -> Tensor:
+        """The inverse of `swizzle_scales`."""
+
+    @abstractmethod
+    def to_tiles(self, packed: Tensor, scale: Tensor) -> Tensor:
+        """Plain weight bytes as n16k64 tiles; a block scale with its sign bit set is a ValueError."""
+
+    @abstractmethod
+    def from_tiles(self, tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
+        """The inverse of `to_tiles`."""

@@ -1,0 +1,214 @@
+"""The CPU backend: the compiled core through `nvfp4._C`, pointers and sizes only.
+
+The ops have checked dtypes, shapes and devices before these methods see a tensor.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nvfp4 import _C, env
+from nvfp4 import layout as layouts
+from nvfp4.backends.base import Backend, Desc
+from nvfp4.backends.calls import record
+from nvfp4.formats import GROUP_SIZE
+
+__all__ = ["CpuBackend"]
+
+_kernels = _C.cpu
+
+# Values of the enums in csrc/include/nvfp4/problem.h.
+_DTYPE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_GIVEN_TENSOR, _GIVEN_ROW, _COMPUTE_TENSOR, _COMPUTE_ROW = 0, 1, 2, 3
+_SCHEME = {"nvfp4": 0, "compressed-tensors": 1}
+_SCALE_LAYOUT = {"plain": 0, "128x4": 1}
+
+_THREADS = env.num_threads()
+
+
+def _threads() -> int:
+    return _THREADS or torch.get_num_threads()
+
+
+def _rows(x: Tensor) -> tuple[Tensor, int, int]:
+    """x [..., K] as (tensor, rows, row stride): itself where its strides allow, a contiguous copy otherwise."""
+    if x.dim() == 2 and x.stride(1) == 1 and not x.is_contiguous():
+        return x, x.shape[0], x.stride(0)
+    return x.contiguous(), x.shape[:-1].numel(), x.shape[-1]
+
+
+class CpuBackend(Backend):
+    """C++ kernels, the variant picked by the CPU at run time (or by `NVFP4_CPU_ISA`)."""
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        """Choose the instruction set; an unknown or unsupported `NVFP4_CPU_ISA` is a ValueError."""
+        _kernels.set_isa(env.get("NVFP4_CPU_ISA"))
+        self.isa = _kernels.isa()
+        self._linear_w4a4 = f"cpu/{self.isa}/linear/w4a4"
+        self._linear_w4a16 = f"cpu/{self.isa}/linear/w4a16"
+
+    def supports(self, desc: Desc) -> tuple[bool, str]:
+        """Everything on the CPU in float32, float16 and bfloat16."""
+        if desc.device != "cpu":
+            return False, f"tensors are on {desc.device}, the kernels need the CPU"
+        if desc.dtype not in _DTYPE:
+            return False, f"{desc.dtype} is none of float32, float16, bfloat16"
+        if desc.op == "quantize" and desc.scheme == "compressed-tensors" and desc.activations == "row":
+            return False, "the scheme compressed-tensors has one global scale a tensor"
+        note = ""
+        if desc.op in ("linear", "matmul") and desc.layout != "n16k64":
+            note = f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"
+        return True, f"C++ {self.isa} kernels{note}"
+
+    def weight_layout(self) -> str:
+        """The kernels' own tiles."""
+        return "n16k64"
+
+    def quantize(
+        self, x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, layout: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One pass for the global scale where it is computed, one for the codes."""
+        record(f"cpu/{self.isa}/quantize")
+        lead, k = x.shape[:-1], x.shape[-1]
+        groups = k // GROUP_SIZE
+        if global_scale is None:
+            per_row = granularity == "row"
+            global_scale = torch.empty((*lead, 1) if per_row else (1,), dtype=torch.float32)
+            mode = _COMPUTE_ROW if per_row else _COMPUTE_TENSOR
+        else:
+            global_scale = global_scale.contiguous().clone()
+            mode = _GIVEN_TENSOR if global_scale.numel() == 1 else _GIVEN_ROW
+        packed = torch.empty((*lead, k // 2), dtype=torch.uint8)
+        shape = layouts.swizzled_shape(lead.numel(), groups) if layout == "128x4" else (*lead, groups)
+        scale = torch.empty(shape, dtype=torch.uint8)
+        x, rows, stride = _rows(x)
+        _kernels.quantize(
+            x.data_ptr(), _DTYPE[x.dtype], rows, k, stride, mode, _SCHEME[scheme], _SCALE_LAYOUT[layout],
+            global_scale.data_ptr(), packed.data_ptr(), scale.data_ptr(), _threads(),
+        )  # fmt: skip
+        return packed, scale, global_scale
+
+    def dequantize(
+        self, packed: Tensor, scale: Tensor, global_scale: Tensor, shape: list[int], layout: str, dtype: torch.dtype
+    ) -> Tensor:
+        """Tiles are unpacked first."""
+        record(f"cpu/{self.isa}/dequantize")
+        if layout == "n16k64":
+            packed, scale = self.from_tiles(packed, shape[0], shape[1])
+            layout = "plain"
+        out = torch.empty(shape, dtype=dtype)
+        k = shape[-1]
+        rows = torch.Size(shape[:-1]).numel()
+        packed, scale, global_scale = packed.contiguous(), scale.contiguous(), global_scale.contiguous()
+        _kernels.dequantize(
+            packed.data_ptr(), scale.data_ptr(), _SCALE_LAYOUT[layout], global_scale.data_ptr(),
+            global_scale.numel() > 1, rows, k, out.data_ptr(), _DTYPE[dtype], _threads(),
+        )  # fmt: skip
+        return out
+
+    def matmul(
+        self,
+        a_packed: Tensor,
+        a_scale: Tensor,
+        a_global_scale: Tensor,
+        b_packed: Tensor,
+        b_scale: Tensor,
+        b_global_scale: Tensor,
+        bias: Tensor | None,
+        n: int,
+        layout: str,
+        out_dtype: torch.dtype,
+    ) -> Tensor:
+        """The W4A4 gemm over tiles."""
+        record(f"cpu/{self.isa}/matmul")
+        tiles = self._tiles(b_packed, b_scale, layout)
+        lead, k = a_packed.shape[:-1], a_packed.shape[-1] * 2
+        out = torch.empty((*lead, n), dtype=out_dtype)
+        a_packed, a_scale = a_packed.contiguous(), a_scale.contiguous()
+        a_global_scale, b_global_scale = a_global_scale.contiguous(), b_global_scale.contiguous()
+        bias = None if bias is None else bias.contiguous()
+        _kernels.gemm_w4a4(
+            lead.numel(), n, k, a_packed.data_ptr(), a_scale.data_ptr(), a_global_scale.data_ptr(),
+            a_global_scale.numel() > 1, tiles.data_ptr(), b_global_scale.data_ptr(), b_global_scale.numel() > 1,
+            0 if bias is None else bias.data_ptr(), 0 if bias is None else _DTYPE[bias.dtype],
+            out.data_ptr(), _DTYPE[out_dtype], _threads(),
+        )  # fmt: skip
+        return out
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        weight_scale: Tensor,
+        weight_global_scale: Tensor,
+        input_global_scale: Tensor | None,
+        bias: Tensor | None,
+        out_features: int,
+        layout: str,
+        activations: str,
+    ) -> Tensor:
+        """Quantise and multiply in one call into the core (W4A4), or multiply by the exact weight (W4A16)."""
+        tiles = weight if layout == "n16k64" else self._tiles(weight, weight_scale, layout)
+        dtype = x.dtype
+        k = x.shape[-1]
+        out = x.new_empty((*x.shape[:-1], out_features))
+        x, m, stride = _rows(x)
+        bias_ptr, bias_dtype = (0, 0) if bias is None else (bias.data_ptr(), _DTYPE[bias.dtype])
+        per_row = weight_global_scale.numel() > 1
+        if activations == "none":
+            record(self._linear_w4a16)
+            _kernels.gemm_w4a16(
+                m, out_features, k, x.data_ptr(), _DTYPE[dtype], stride, tiles.data_ptr(),
+                weight_global_scale.data_ptr(), per_row, bias_ptr, bias_dtype, out.data_ptr(), _DTYPE[dtype], _threads(),
+            )  # fmt: skip
+            return out
+        record(self._linear_w4a4)
+        if input_global_scale is None:
+            mode, scale_ptr = (_COMPUTE_ROW if activations == "row" else _COMPUTE_TENSOR), 0
+        else:
+            mode, scale_ptr = _GIVEN_TENSOR, input_global_scale.data_ptr()
+        _kernels.linear_w4a4(
+            m, out_features, k, x.data_ptr(), _DTYPE[dtype], stride, mode, scale_ptr, tiles.data_ptr(),
+            weight_global_scale.data_ptr(), per_row, bias_ptr, bias_dtype, out.data_ptr(), _DTYPE[dtype], _threads(),
+        )  # fmt: skip
+        return out
+
+    def _tiles(self, packed: Tensor, scale: Tensor, layout: str) -> Tensor:
+        if layout == "n16k64":
+            return packed
+        if layout == "128x4":
+            scale = self.unswizzle_scales(scale, packed.shape[0], packed.shape[1] * 2 // GROUP_SIZE)
+        return self.to_tiles(packed, scale)
+
+    def swizzle_scales(self, scale: Tensor) -> Tensor:
+        """Padding bytes are zero."""
+        out = torch.empty(layouts.swizzled_shape(*scale.shape), dtype=torch.uint8)
+        scale = scale.contiguous()
+        _kernels.swizzle_scales(scale.data_ptr(), scale.shape[0], scale.shape[1], out.data_ptr())
+        return out
+
+    def unswizzle_scales(self, scale: Tensor, rows: int, groups: int) -> Tensor:
+        """The rows and groups that are not padding."""
+        out = torch.empty((rows, groups), dtype=torch.uint8)
+        scale = scale.contiguous()
+        _kernels.unswizzle_scales(scale.data_ptr(), rows, groups, out.data_ptr())
+        return out
+
+    def to_tiles(self, packed: Tensor, scale: Tensor) -> Tensor:
+        """The operand of the gemm."""
+        n, k = packed.shape[0], packed.shape[1] * 2
+        tiles = torch.empty(layouts.tiles_shape(n, k), dtype=torch.uint8)
+        packed, scale = packed.contiguous(), scale.contiguous()
+        _kernels.repack(packed.data_ptr(), scale.data_ptr(), n, k, tiles.data_ptr(), _threads())
+        return tiles
+
+    def from_tiles(self, tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
+        """The plain bytes of tiles."""
+        packed = torch.empty((n, k // 2), dtype=torch.uint8)
+        scale = torch.empty((n, k // GROUP_SIZE), dtype=torch.uint8)
+        tiles = tiles.contiguous()
+        _kernels.unrepack(tiles.data_ptr(), n, k, packed.data_ptr(), scale.data_ptr(), _threads())
+        return packed, scale

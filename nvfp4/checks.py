@@ -1,0 +1,225 @@
+"""Argument checks of the ops, shared by the real and the fake kernels: each error says what, got, wanted, what to do.
+
+Only metadata is looked at, never values, so that the same checks run under `torch.compile` and `torch.export`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nvfp4.formats import GROUP_SIZE, check_group_multiple
+from nvfp4.layout import LAYOUTS, swizzled_shape, tiles_shape
+
+__all__ = [
+    "ACTIVATIONS",
+    "check_choice",
+    "check_dequantize",
+    "check_linear",
+    "check_matmul",
+    "check_pack",
+    "check_quantize",
+    "check_swizzle",
+    "check_tiles",
+    "check_unpack",
+    "check_unswizzle",
+    "check_untile",
+]
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+ACTIVATIONS = ("row", "tensor", "static", "none")
+
+
+def check_choice(what: str, got: str, wanted: Sequence[str]) -> None:
+    """Refuse a string that is not one of the choices."""
+    if got not in wanted:
+        raise ValueError(f"{what}: got {got!r}, wanted one of {', '.join(wanted)}")
+
+
+def _dtype(what: str, x: Tensor, wanted: Sequence[torch.dtype], hint: str = "") -> None:
+    if x.dtype not in wanted:
+        names = ", ".join(str(d) for d in wanted)
+        raise TypeError(f"{what}: got {x.dtype}, wanted {names}{'; ' + hint if hint else ''}")
+
+
+def _shape(what: str, x: Tensor, wanted: Sequence[int], hint: str = "") -> None:
+    if len(x.shape) != len(wanted) or any(g != w for g, w in zip(x.shape, wanted, strict=True)):
+        raise ValueError(f"{what}: got shape {tuple(x.shape)}, wanted {tuple(wanted)}{'; ' + hint if hint else ''}")
+
+
+def _device(what: str, x: Tensor, like: Tensor) -> None:
+    if x.device != like.device:
+        raise ValueError(f"{what}: is on {x.device}, but the first argument on {like.device}; move one with .to(device)")
+
+
+def _contiguous(what: str, x: Tensor) -> None:
+    if not x.is_contiguous():
+        raise ValueError(f"{what}: got strides {tuple(x.stride())}, wanted contiguous memory; call .contiguous()")
+
+
+def _last(what: str, x: Tensor) -> int:
+    if x.dim() == 0:
+        raise ValueError(f"{what}: got a scalar, wanted at least one dimension, [..., K]")
+    return x.shape[-1]
+
+
+def _global_scale(what: str, scale: Tensor, like: Tensor, per_row: Sequence[int] | None) -> None:
+    _dtype(what, scale, (torch.float32,))
+    _device(what, scale, like)
+    if scale.dim() == 1 and scale.shape[0] == 1:
+        return
+    if per_row is None:
+        raise ValueError(f"{what}: got shape {tuple(scale.shape)}, wanted (1,), one encode scale for the tensor")
+    _shape(what, scale, (*per_row, 1), "or (1,) for one scale for the tensor")
+
+
+def _bias(bias: Tensor | None, n: int, like: Tensor) -> None:
+    if bias is not None:
+        _dtype("bias", bias, FLOATS)
+        _shape("bias", bias, (n,))
+        _device("bias", bias, like)
+        _contiguous("bias", bias)
+
+
+def check_quantize(x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, layout: str) -> None:
+    """Arguments of the op quantize."""
+    _dtype("quantize: x", x, FLOATS, "cast it first")
+    check_group_multiple(_last("quantize: x", x), "quantize: x")
+    check_choice("quantize: granularity", granularity, ("tensor", "row"))
+    check_choice("quantize: scheme", scheme, ("nvfp4", "compressed-tensors"))
+    check_choice("quantize: layout", layout, ("plain", "128x4"))
+    if scheme == "compressed-tensors" and granularity == "row":
+        raise ValueError("quantize: the scheme compressed-tensors has one global scale a tensor, got granularity 'row'")
+    if global_scale is not None:
+        _global_scale("quantize: global_scale", global_scale, x, x.shape[:-1])
+
+
+def _operand(what: str, packed: Tensor, scale: Tensor, shape: Sequence[int], layout: str) -> None:
+    """The parts of one NVFP4 operand of a logical shape."""
+    check_choice(f"{what}: layout", layout, LAYOUTS)
+    if len(shape) == 0 or any(size < 0 for size in shape):
+        raise ValueError(f"{what}: got the logical shape {tuple(shape)}, wanted [..., K] without negative sizes")
+    lead, k = list(shape[:-1]), shape[-1]
+    check_group_multiple(k, what)
+    wanted_packed: Sequence[int] = (*lead, k // 2)
+    wanted_scale: Sequence[int] = (*lead, k // GROUP_SIZE)
+    if layout == "n16k64":
+        if len(lead) != 1:
+            raise ValueError(f"{what}: layout n16k64 holds matrices [N, K], got the logical shape {tuple(shape)}")
+        wanted_packed, wanted_scale = tiles_shape(lead[0], k), (0,)
+    elif layout == "128x4":
+        rows = 1
+        for size in lead:
+            rows *= size
+        wanted_scale = swizzled_shape(rows, k // GROUP_SIZE)
+    for name, part, wanted in (("packed", packed, wanted_packed), ("scale", scale, wanted_scale)):
+        _dtype(f"{what}: {name}", part, (torch.uint8,), "scales cross the ops as bytes: scale.view(torch.uint8)")
+        _shape(f"{what}: {name}", part, wanted, f"for {tuple(shape)} in layout {layout}")
+        _device(f"{what}: {name}", part, packed)
+        _contiguous(f"{what}: {name}", part)
+
+
+def check_dequantize(
+    packed: Tensor, scale: Tensor, global_scale: Tensor, shape: Sequence[int], layout: str, dtype: torch.dtype
+) -> None:
+    """Arguments of the op dequantize."""
+    _operand("dequantize", packed, scale, shape, layout)
+    _global_scale("dequantize: global_scale", global_scale, packed, shape[:-1])
+    if dtype not in FLOATS:
+        raise TypeError(f"dequantize: dtype: got {dtype}, wanted {', '.join(map(str, FLOATS))}")
+
+
+def check_matmul(
+    a_packed: Tensor,
+    a_scale: Tensor,
+    a_global_scale: Tensor,
+    b_packed: Tensor,
+    b_scale: Tensor,
+    b_global_scale: Tensor,
+    bias: Tensor | None,
+    n: int,
+    layout: str,
+    out_dtype: torch.dtype,
+) -> None:
+    """Arguments of the op matmul."""
+    lead, k = a_packed.shape[:-1], _last("matmul: a_packed", a_packed) * 2
+    _operand("matmul: a", a_packed, a_scale, (*lead, k), "plain")
+    _global_scale("matmul: a_global_scale", a_global_scale, a_packed, lead)
+    _operand("matmul: b", b_packed, b_scale, (n, k), layout)
+    _device("matmul: b", b_packed, a_packed)
+    _global_scale("matmul: b_global_scale", b_global_scale, a_packed, (n,))
+    _bias(bias, n, a_packed)
+    if out_dtype not in FLOATS:
+        raise TypeError(f"matmul: out_dtype: got {out_dtype}, wanted {', '.join(map(str, FLOATS))}")
+
+
+def check_linear(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    weight_global_scale: Tensor,
+    input_global_scale: Tensor | None,
+    bias: Tensor | None,
+    out_features: int,
+    layout: str,
+    activations: str,
+) -> None:
+    """Arguments of the op linear."""
+    _dtype("linear: x", x, FLOATS, "cast it first")
+    k = _last("linear: x", x)
+    _operand("linear: weight", weight, weight_scale, (out_features, k), layout)
+    _device("linear: weight", weight, x)
+    _global_scale("linear: weight_global_scale", weight_global_scale, x, (out_features,))
+    _contiguous("linear: weight_global_scale", weight_global_scale)
+    check_choice("linear: activations", activations, ACTIVATIONS)
+    if (input_global_scale is not None) != (activations == "static"):
+        got = "none" if input_global_scale is None else "one"
+        raise ValueError(
+            f"linear: input_global_scale: got {got} with activations {activations!r}; 'static' needs one, no other takes one"
+        )
+    if input_global_scale is not None:
+        _global_scale("linear: input_global_scale", input_global_scale, x, None)
+    _bias(bias, out_features, x)
+
+
+def check_pack(codes: Tensor) -> None:
+    """Arguments of the op pack."""
+    _dtype("pack: codes", codes, (torch.uint8,))
+    if _last("pack: codes", codes) % 2:
+        raise ValueError(f"pack: codes: got {codes.shape[-1]} columns, wanted an even number, two codes a byte")
+
+
+def check_unpack(packed: Tensor) -> None:
+    """Arguments of the op unpack."""
+    _dtype("unpack: packed", packed, (torch.uint8,))
+    _last("unpack: packed", packed)
+
+
+def check_swizzle(scale: Tensor) -> None:
+    """Arguments of the op swizzle_scales."""
+    _dtype("swizzle_scales: scale", scale, (torch.uint8,), "view e4m3 scales as bytes: scale.view(torch.uint8)")
+    if scale.dim() != 2:
+        raise ValueError(f"swizzle_scales: scale: got shape {tuple(scale.shape)}, wanted [rows, K/16]")
+
+
+def check_unswizzle(scale: Tensor, rows: int, groups: int) -> None:
+    """Arguments of the op unswizzle_scales."""
+    _dtype("unswizzle_scales: scale", scale, (torch.uint8,), "view e4m3 scales as bytes: scale.view(torch.uint8)")
+    if rows < 0 or groups < 0:
+        raise ValueError(f"unswizzle_scales: got rows = {rows}, groups = {groups}, wanted sizes >= 0")
+    _shape("unswizzle_scales: scale", scale, swizzled_shape(rows, groups), f"for {rows} x {groups} scales")
+    _contiguous("unswizzle_scales: scale", scale)
+
+
+def check_tiles(packed: Tensor, scale: Tensor) -> None:
+    """Arguments of the op to_tiles."""
+    if packed.dim() != 2:
+        raise ValueError(f"to_tiles: packed: got shape {tuple(packed.shape)}, wanted [N, K/2]")
+    _operand("to_tiles", packed, scale, (packed.shape[0], packed.shape[1] * 2), "plain")
+
+
+def check_untile(tiles: Tensor, n: int, k: int) -> None:
+    """Arguments of the op from_tiles."""
+    _operand("from_tiles", tiles, tiles.new_empty(0), (n, k), "n16k64")

@@ -1,0 +1,79 @@
+"""Every environment variable of the package, in one table.
+
+`VARIABLES` is what the documentation and `nvfp4 info` print; `get` is the only place that reads `os.environ`.
+The two build variables are read by `setup.py` and `CMakeLists.txt`, which cannot import the package they build.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["VARIABLES", "Variable", "cache_dir", "get", "num_threads"]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable: its name, what an unset value means, when it is read, and what it does."""
+
+    name: str
+    default: str
+    read: str
+    doc: str
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable("NVFP4_BACKEND", "", "at import", "Force one backend (reference, cpu, cuda, triton); an error if it cannot."),
+    Variable("NVFP4_CPU_ISA", "", "at import", "Force one CPU kernel variant: portable, avx2, avx512, avx512vnni, neon."),
+    Variable("NVFP4_NUM_THREADS", "", "at import", "Threads of the CPU kernels; unset: torch.get_num_threads()."),
+    Variable("NVFP4_LOG", "warning", "at import", "Level of the `nvfp4` logger: debug, info, warning, error."),
+    Variable("NVFP4_CACHE", "~/.cache/nvfp4", "when used", "Folder for what is made once: the demo model, tuning results."),
+    Variable("NVFP4_CUDA", "AUTO", "at build", "ON, OFF or AUTO: whether to compile the CUDA kernels."),
+    Variable("NVFP4_CUDA_ARCHS", "90a;120f", "at build", "CUDA architectures to compile for."),
+)
+
+_BY_NAME = {variable.name: variable for variable in VARIABLES}
+
+
+def get(name: str) -> str:
+    """The value of a variable of `VARIABLES`, or its default when it is unset or empty.
+
+    Raises:
+        KeyError: `name` is not in the table.
+    """
+    return os.environ.get(name, "").strip() or _BY_NAME[name].default
+
+
+def num_threads() -> int:
+    """`NVFP4_NUM_THREADS` as an integer; 0 when unset, which means: as many as torch uses.
+
+    Raises:
+        ValueError: the value is not a positive integer.
+    """
+    text = get("NVFP4_NUM_THREADS")
+    if not text:
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"NVFP4_NUM_THREADS: got {text!r}, wanted a positive integer; unset it to follow torch")
+    return int(text)
+
+
+def cache_dir() -> Path:
+    """The cache folder (`NVFP4_CACHE`), not created here."""
+    return Path(get("NVFP4_CACHE")).expanduser()
+
+
+def configure_logging() -> logging.Logger:
+    """Set the level of the `nvfp4` logger from `NVFP4_LOG` and return the logger.
+
+    Raises:
+        ValueError: the value names no logging level.
+    """
+    logger = logging.getLogger("nvfp4")
+    level = get("NVFP4_LOG").upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError(f"NVFP4_LOG: got {level.lower()!r}, wanted debug, info, warning or error")
+    logger.setLevel(level)
+    return logger

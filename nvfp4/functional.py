@@ -1,0 +1,166 @@
+"""The functions a user calls: `NVFP4Tensor` in and out, over the ops."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nvfp4 import ops as _registered  # noqa: F401  (importing it registers torch.ops.nvfp4)
+from nvfp4.checks import check_choice
+from nvfp4.layout import LAYOUTS
+from nvfp4.reference import Granularity, Scheme
+from nvfp4.tensor import NVFP4Tensor
+
+__all__ = [
+    "dequantize",
+    "linear",
+    "matmul",
+    "pack",
+    "quantize",
+    "swizzle_scales",
+    "to_layout",
+    "unpack",
+    "unswizzle_scales",
+]
+
+_ops = torch.ops.nvfp4
+
+
+def _bytes(scale: Tensor) -> Tensor:
+    return scale.view(torch.uint8) if scale.dtype == torch.float8_e4m3fn else scale
+
+
+def _as_tensor(name: str, t: NVFP4Tensor) -> NVFP4Tensor:
+    if not isinstance(t, NVFP4Tensor):
+        raise TypeError(f"{name}: got {type(t).__name__}, wanted an NVFP4Tensor; make one with nvfp4.quantize")
+    return t
+
+
+def quantize(
+    x: Tensor,
+    global_scale: Tensor | None = None,
+    granularity: Granularity = "tensor",
+    *,
+    scheme: Scheme = "nvfp4",
+    layout: str = "plain",
+) -> NVFP4Tensor:
+    """Quantise x [..., K] to NVFP4; the definition is `nvfp4.reference.quantize`, and every backend equals it bit for bit.
+
+    Args:
+        x: float32, float16 or bfloat16; K a multiple of 16. Rows may be strided.
+        global_scale: float32 [1] or [..., 1], the encode scale 2688 / amax; None computes it.
+        granularity: of a computed global scale, ``tensor`` or ``row``. Per row, a row's bytes do not depend on its neighbours.
+        scheme: ``nvfp4``, or ``compressed-tensors`` for the bytes llm-compressor writes for weights.
+        layout: of the scales, ``plain`` or ``128x4``.
+
+    Raises:
+        TypeError: x is not one of the three dtypes.
+        ValueError: K is no multiple of 16, a given global scale is not positive and finite, or an unknown choice.
+    """
+    packed, scale, out_scale = _ops.quantize.default(x, global_scale, granularity, scheme, layout)
+    return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), out_scale, tuple(x.shape), layout)
+
+
+def dequantize(t: NVFP4Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """The values q * (scale / global_scale) of t, computed in float32 and rounded once to `dtype`; shape `t.shape`."""
+    return _as_tensor("dequantize", t).dequantize(dtype)
+
+
+def to_layout(t: NVFP4Tensor, layout: str) -> NVFP4Tensor:
+    """The same tensor in another byte layout of `nvfp4.layout.LAYOUTS`; a bijection, so the way back gives the same bytes.
+
+    Raises:
+        ValueError: the layout is unknown, t is not a matrix (``n16k64``), or a block scale is negative (``n16k64``).
+    """
+    _as_tensor("to_layout", t)
+    check_choice("to_layout", layout, LAYOUTS)
+    if layout == t.layout:
+        return t
+    groups = t.shape[-1] // 16
+    packed, scale = t.packed, _bytes(t.scale)
+    if t.layout == "n16k64":
+        packed, scale = _ops.from_tiles.default(packed, *t.shape)
+    elif t.layout == "128x4":
+        scale = _ops.unswizzle_scales.default(scale, t.rows, groups).view(*t.shape[:-1], groups)
+    if layout == "n16k64":
+        packed, scale = _ops.to_tiles.default(packed, scale), scale.new_empty(0)
+    elif layout == "128x4":
+        scale = _ops.swizzle_scales.default(scale.reshape(t.rows, groups))
+    return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), t.global_scale, t.shape, layout)
+
+
+def pack(codes: Tensor) -> Tensor:
+    """Two four-bit codes a byte, the even column in the low nibble: uint8 [..., K] to uint8 [..., K/2], K even."""
+    return _ops.pack.default(codes)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """The inverse of `pack`: uint8 [..., K/2] to uint8 codes [..., K]."""
+    return _ops.unpack.default(packed)
+
+
+def swizzle_scales(scale: Tensor) -> Tensor:
+    """Block scales [rows, K/16] (uint8 or float8_e4m3fn) in the 128x4 order, zero-padded; the same dtype."""
+    return _ops.swizzle_scales.default(_bytes(scale)).view(scale.dtype)
+
+
+def unswizzle_scales(scale: Tensor, rows: int, groups: int) -> Tensor:
+    """The inverse of `swizzle_scales`: the plain [rows, groups] of a padded 128x4 buffer; the same dtype."""
+    return _ops.unswizzle_scales.default(_bytes(scale), rows, groups).view(scale.dtype)
+
+
+def matmul(
+    a: NVFP4Tensor, b: NVFP4Tensor, bias: Tensor | None = None, *, out_dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """a [..., K] times b [N, K] transposed, plus bias [N]: the exact W4A4 product, accumulated in float32 or wider.
+
+    y = alpha * sum_blocks (s_a * s_b) sum_16 q_a * q_b + bias with alpha = 1 / (G_a * G_b), rounded once to `out_dtype`.
+
+    Raises:
+        TypeError: an operand is no NVFP4Tensor, or a dtype is wrong.
+        ValueError: shapes or devices do not fit.
+    """
+    a = to_layout(_as_tensor("matmul: a", a), "plain")
+    _as_tensor("matmul: b", b)
+    if len(b.shape) != 2 or a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"matmul: got a of shape {a.shape} and b of shape {b.shape}, wanted [..., K] and [N, K]")
+    return _ops.matmul.default(
+        a.packed, _bytes(a.scale), a.global_scale, b.packed, _bytes(b.scale), b.global_scale, bias, b.shape[0], b.layout,
+        out_dtype,
+    )  # fmt: skip
+
+
+def linear(
+    x: Tensor,
+    weight: NVFP4Tensor,
+    bias: Tensor | None = None,
+    *,
+    activations: str | None = "nvfp4",
+    input_global_scale: Tensor | None = None,
+    granularity: Granularity = "row",
+) -> Tensor:
+    """x [..., K] times the weight [N, K] transposed, plus bias [N]; the result has x's dtype.
+
+    Args:
+        x: float32, float16 or bfloat16. Its gradient is grad_y @ the dequantised weight (straight through the rounding).
+        weight: prepared with `to_layout` for speed, or plain.
+        bias: [N] or None.
+        activations: ``nvfp4`` quantises x first (W4A4), None does not (W4A16).
+        input_global_scale: float32 [1], a calibrated encode scale of x; None computes one from x.
+        granularity: of a computed scale: ``row`` (a row's result does not depend on its neighbours) or ``tensor``.
+
+    Raises:
+        TypeError, ValueError: as `matmul`; and an input_global_scale without activations.
+    """
+    _as_tensor("linear: weight", weight)
+    if len(weight.shape) != 2 or x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: got x of shape {tuple(x.shape)} and a weight of shape {weight.shape}, wanted [..., K] and [N, K]")
+    check_choice("linear: granularity", granularity, ("row", "tensor"))
+    check_choice("linear: activations", activations or "None", ("nvfp4", "None"))
+    mode: str = granularity if input_global_scale is None else "static"
+    if activations is None:
+        mode = "none"
+    return _ops.linear.default(
+        x, weight.packed, _bytes(weight.scale), weight.global_scale, input_global_scale, bias, weight.shape[0],
+        weight.layout, mode,
+    )  # fmt: skip

@@ -1,0 +1,122 @@
+"""Byte layouts, as bijections in plain torch. `docs/format.md` has the pictures.
+
+- ``plain``: what is on disk. Codes uint8 [rows, K/2] with the even column in the low nibble, scales [rows, K/16].
+- ``128x4``: the same codes; scales in the order Blackwell's tensor cores read them, padded with zeros to 128 rows and
+  4 groups (source: CUTLASS `sm100_blockscaled_layout.hpp`, PTX ISA "scale factor layout").
+- ``n16k64``: codes and scales together in tiles of 16 rows by 64 columns, 576 bytes = nine cache lines, the operand of
+  the CPU kernels (`csrc/include/nvfp4/layout.h` says why).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from nvfp4.formats import GROUP_SIZE, check_group_multiple
+
+__all__ = [
+    "LAYOUTS",
+    "TILE_BYTES",
+    "TILE_COLS",
+    "TILE_ROWS",
+    "Layout",
+    "from_tiles",
+    "pack",
+    "swizzle_scales",
+    "swizzled_shape",
+    "tiles_shape",
+    "to_tiles",
+    "unpack",
+    "unswizzle_scales",
+]
+
+Layout = Literal["plain", "128x4", "n16k64"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+
+TILE_ROWS, TILE_COLS = 16, 64
+_TILE_GROUPS = TILE_COLS // GROUP_SIZE
+_TILE_CODE_BYTES = TILE_ROWS * TILE_COLS // 2
+TILE_BYTES = _TILE_CODE_BYTES + TILE_ROWS * _TILE_GROUPS
+
+
+def pack(codes: Tensor) -> Tensor:
+    """Two codes a byte, the even column in the low nibble: uint8 [..., K] to uint8 [..., K/2].
+
+    K must be even. Only the low four bits of a code are used.
+    """
+    return (codes[..., 0::2] & 0xF) | (codes[..., 1::2] << 4)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """The codes again: uint8 [..., K/2] to uint8 [..., K]."""
+    return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
+
+
+def swizzled_shape(rows: int, groups: int) -> tuple[int, int]:
+    """Shape of the padded 128x4 buffer of `rows` x `groups` scales."""
+    return -(-rows // 128) * 128, -(-groups // 4) * 4
+
+
+def _pad(x: Tensor, rows: int, cols: int) -> Tensor:
+    return torch.nn.functional.pad(x, (0, cols - x.shape[1], 0, rows - x.shape[0]))
+
+
+def swizzle_scales(scale: Tensor) -> Tensor:
+    """Plain scales to the 128x4 order.
+
+    Args:
+        scale: [rows, groups], uint8 or float8_e4m3fn.
+
+    Returns:
+        The same dtype, of shape `swizzled_shape(rows, groups)`; row-major order of the *bytes* is the layout, padding is zero.
+    """
+    rows, groups = swizzled_shape(*scale.shape)
+    blocks = _pad(scale.view(torch.uint8), rows, groups).view(rows // 128, 4, 32, groups // 4, 4)
+    return blocks.permute(0, 3, 2, 1, 4).reshape(rows, groups).view(scale.dtype)
+
+
+def unswizzle_scales(swizzled: Tensor, rows: int, groups: int) -> Tensor:
+    """The plain [rows, groups] scales of a 128x4 buffer; the inverse of `swizzle_scales`."""
+    padded_rows, padded_groups = swizzled_shape(rows, groups)
+    blocks = swizzled.view(torch.uint8).view(padded_rows // 128, padded_groups // 4, 32, 4, 4)
+    plain = blocks.permute(0, 3, 2, 1, 4).reshape(padded_rows, padded_groups)
+    return plain[:rows, :groups].contiguous().view(swizzled.dtype)
+
+
+def tiles_shape(n: int, k: int) -> tuple[int, int, int]:
+    """Shape of the n16k64 tiles of an [n, k] weight: (panels, tiles along K, bytes)."""
+    return -(-n // TILE_ROWS), -(-k // TILE_COLS), TILE_BYTES
+
+
+def to_tiles(packed: Tensor, scale: Tensor) -> Tensor:
+    """Plain weight bytes to n16k64 tiles.
+
+    Args:
+        packed: uint8 [n, k/2].
+        scale: uint8 or float8_e4m3fn [n, k/16].
+
+    Returns:
+        uint8 `tiles_shape(n, k)`; rows past n and columns past k are zero.
+    """
+    n, k = packed.shape[0], packed.shape[1] * 2
+    check_group_multiple(k, "to_tiles")
+    panels, steps, _ = tiles_shape(n, k)
+    codes = _pad(unpack(packed), panels * TILE_ROWS, steps * TILE_COLS)
+    # panel, row, step, group, half, nibble, byte -> panel, step, group, half, row, byte, nibble
+    codes = codes.view(panels, TILE_ROWS, steps, _TILE_GROUPS, 2, 2, 4).permute(0, 2, 3, 4, 1, 6, 5)
+    code_bytes = pack(codes).reshape(panels, steps, _TILE_CODE_BYTES)
+    scales = _pad(scale.view(torch.uint8), panels * TILE_ROWS, steps * _TILE_GROUPS)
+    scales = scales.view(panels, TILE_ROWS, steps, _TILE_GROUPS).permute(0, 2, 3, 1)
+    return torch.cat((code_bytes, scales.reshape(panels, steps, -1)), dim=-1)
+
+
+def from_tiles(tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
+    """The plain (packed uint8 [n, k/2], scale uint8 [n, k/16]) of n16k64 tiles; the inverse of `to_tiles`."""
+    panels, steps, _ = tiles_shape(n, k)
+    codes = unpack(tiles[..., :_TILE_CODE_BYTES]).view(panels, steps, _TILE_GROUPS, 2, TILE_ROWS, 4, 2)
+    codes = codes.permute(0, 4, 1, 2, 3, 6, 5).reshape(panels * TILE_ROWS, steps * TILE_COLS)
+    scales = tiles[..., _TILE_CODE_BYTES:].reshape(panels, steps, _TILE_GROUPS, TILE_ROWS).permute(0, 3, 1, 2)
+    scales = scales.reshape(panels * TILE_ROWS, steps * _TILE_GROUPS)
+    return pack(codes[:n, :k]), scales[:n, : k // GROUP_SIZE].contiguous()

@@ -1,0 +1,300 @@
+"""The torch ops: schemas, fake kernels, autograd and autocast. The only way to a kernel.
+
+Registered with `torch.library.Library`, which is several times cheaper a call than the `custom_op` decorator. Block scales
+cross every op as uint8, because dispatcher machinery (opcheck, some decompositions) does not know float8.
+
+Shapes: x [..., K]; codes uint8 [..., K/2]; scale bytes uint8 [..., K/16] (layout plain), [round_up(rows, 128),
+round_up(K/16, 4)] (128x4); tiles uint8 [ceil(N/16), ceil(K/64), 576] with an empty scale tensor (n16k64); global scales
+float32 [1] or [..., 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet
+
+from nvfp4 import checks
+from nvfp4 import layout as layouts
+from nvfp4.backends import Desc, select
+from nvfp4.formats import GROUP_SIZE
+
+__all__ = ["OP_NAMES"]
+
+_lib = torch.library.Library("nvfp4", "DEF")
+_pt2_tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
+
+OP_NAMES: list[str] = []
+"""Names of every op, in `torch.ops.nvfp4`."""
+
+
+def _define(schema: str, real: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    name = schema.split("(", 1)[0]
+    _lib.define(schema, tags=_pt2_tags)
+    _lib.impl(name, real, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"nvfp4::{name}", fake, lib=_lib)
+    OP_NAMES.append(name)
+
+
+# --- quantize -------------------------------------------------------------------------------------------------------
+
+
+def _quantize(
+    x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, layout: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    checks.check_quantize(x, global_scale, granularity, scheme, layout)
+    desc = Desc("quantize", x.device.type, x.dtype, layout, granularity, scheme)
+    return select(desc).quantize(x, global_scale, granularity, scheme, layout)
+
+
+def _quantize_fake(
+    x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, layout: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    checks.check_quantize(x, global_scale, granularity, scheme, layout)
+    lead, k = x.shape[:-1], x.shape[-1]
+    shape = (*lead, k // GROUP_SIZE)
+    if layout == "128x4":
+        shape = layouts.swizzled_shape(lead.numel(), k // GROUP_SIZE)
+    if global_scale is None:
+        out_scale = x.new_empty((*lead, 1) if granularity == "row" else (1,), dtype=torch.float32)
+    else:
+        out_scale = torch.empty_like(global_scale, memory_format=torch.contiguous_format)
+    packed = x.new_empty((*lead, k // 2), dtype=torch.uint8)
+    return packed, x.new_empty(shape, dtype=torch.uint8), out_scale
+
+
+_define(
+    "quantize(Tensor x, Tensor? global_scale, str granularity, str scheme, str layout) -> (Tensor, Tensor, Tensor)",
+    _quantize,
+    _quantize_fake,
+)
+
+# --- dequantize -----------------------------------------------------------------------------------------------------
+
+
+def _dequantize(
+    packed: Tensor, scale: Tensor, global_scale: Tensor, shape: list[int], layout: str, dtype: torch.dtype
+) -> Tensor:
+    checks.check_dequantize(packed, scale, global_scale, shape, layout, dtype)
+    backend = select(Desc("dequantize", packed.device.type, dtype, layout))
+    return backend.dequantize(packed, scale, global_scale, shape, layout, dtype)
+
+
+def _dequantize_fake(
+    packed: Tensor, scale: Tensor, global_scale: Tensor, shape: list[int], layout: str, dtype: torch.dtype
+) -> Tensor:
+    checks.check_dequantize(packed, scale, global_scale, shape, layout, dtype)
+    return packed.new_empty(shape, dtype=dtype)
+
+
+_define(
+    "dequantize(Tensor packed, Tensor scale, Tensor global_scale, SymInt[] shape, str layout, ScalarType dtype) -> Tensor",
+    _dequantize,
+    _dequantize_fake,
+)
+
+# --- matmul ---------------------------------------------------------------------------------------------------------
+
+
+def _matmul(a_packed: Tensor, *args: Any) -> Tensor:
+    checks.check_matmul(a_packed, *args)
+    layout, out_dtype = args[-2:]
+    return select(Desc("matmul", a_packed.device.type, out_dtype, layout)).matmul(a_packed, *args)
+
+
+def _matmul_fake(a_packed: Tensor, *args: Any) -> Tensor:
+    checks.check_matmul(a_packed, *args)
+    n, _, out_dtype = args[-3:]
+    return a_packed.new_empty((*a_packed.shape[:-1], n), dtype=out_dtype)
+
+
+_define(
+    "matmul(Tensor a_packed, Tensor a_scale, Tensor a_global_scale, Tensor b_packed, Tensor b_scale, "
+    "Tensor b_global_scale, Tensor? bias, SymInt n, str layout, ScalarType out_dtype) -> Tensor",
+    _matmul,
+    _matmul_fake,
+)
+
+# --- linear ---------------------------------------------------------------------------------------------------------
+
+
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    weight_global_scale: Tensor,
+    input_global_scale: Tensor | None,
+    bias: Tensor | None,
+    out_features: int,
+    layout: str,
+    activations: str,
+) -> Tensor:
+    args = (x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations)
+    checks.check_linear(*args)
+    return select(Desc("linear", x.device.type, x.dtype, layout, activations)).linear(*args)
+
+
+def _linear_fake(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    weight_global_scale: Tensor,
+    input_global_scale: Tensor | None,
+    bias: Tensor | None,
+    out_features: int,
+    layout: str,
+    activations: str,
+) -> Tensor:
+    checks.check_linear(
+        x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
+    )
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+_define(
+    "linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor weight_global_scale, Tensor? input_global_scale, "
+    "Tensor? bias, SymInt out_features, str layout, str activations) -> Tensor",
+    _linear,
+    _linear_fake,
+)
+
+_linear_op = torch.ops.nvfp4.linear.default
+_dequantize_op = torch.ops.nvfp4.dequantize.default
+
+
+class _LinearFunction(torch.autograd.Function):
+    """Straight-through: the gradient of x is grad_y @ the dequantised weight. No activation is saved."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
+        weight, weight_scale, weight_global_scale, input_global_scale, out_features, layout, activations = args
+        ctx.save_for_backward(weight, weight_scale, weight_global_scale)
+        ctx.shape, ctx.layout, ctx.dtype = (out_features, x.shape[-1]), layout, x.dtype
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        with torch._C._AutoDispatchBelowAutograd():
+            return _linear_op(
+                x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
+            )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_x = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            weight, weight_scale, weight_global_scale = ctx.saved_tensors
+            w = _dequantize_op(weight, weight_scale, weight_global_scale, ctx.shape, ctx.layout, ctx.dtype)
+            grad_x = grad @ w
+        if ctx.needs_input_grad[1]:
+            grad_bias = grad.flatten(0, -2).sum(dim=0).to(ctx.bias_dtype)
+        return (grad_x, grad_bias, *(None,) * 7)
+
+
+def _linear_autograd(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    weight_global_scale: Tensor,
+    input_global_scale: Tensor | None,
+    bias: Tensor | None,
+    *args: Any,
+) -> Tensor:
+    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+        result: Tensor = _LinearFunction.apply(
+            x, bias, weight, weight_scale, weight_global_scale, input_global_scale, *args
+        )
+        return result
+    with torch._C._AutoDispatchBelowAutograd():
+        return _linear_op(x, weight, weight_scale, weight_global_scale, input_global_scale, bias, *args)
+
+
+_lib.impl("linear", _linear_autograd, "Autograd")
+
+
+def _without_gradient(op: Any) -> Callable[..., Any]:
+    """An Autograd kernel that skips autograd: codes and scales are not differentiable, and so are products of them."""
+
+    def run(*args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    return run
+
+
+for _name in ("quantize", "dequantize", "matmul"):
+    _lib.impl(_name, _without_gradient(getattr(torch.ops.nvfp4, _name).default), "Autograd")
+
+_AUTOCAST_KEYS = DispatchKeySet(DispatchKey.AutocastCPU) | DispatchKeySet(DispatchKey.AutocastCUDA)
+
+
+def _linear_autocast(x: Tensor, *args: Any) -> Tensor:
+    """Autocast changes x only: the weight's bytes and scales have no other precision, and the bias is added in float32."""
+    if x.dtype == torch.float32:
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
+        return _linear_op(x, *args)
+
+
+for _key in ("AutocastCPU", "AutocastCUDA"):
+    _lib.impl("linear", _linear_autocast, _key)
+
+# --- byte layouts ---------------------------------------------------------------------------------------------------
+
+
+def _pack(codes: Tensor) -> Tensor:
+    checks.check_pack(codes)
+    return layouts.pack(codes)
+
+
+def _unpack(packed: Tensor) -> Tensor:
+    checks.check_unpack(packed)
+    return layouts.unpack(packed)
+
+
+def _swizzle_scales(scale: Tensor) -> Tensor:
+    checks.check_swizzle(scale)
+    return select(Desc("swizzle_scales", scale.device.type)).swizzle_scales(scale)
+
+
+def _swizzle_scales_fake(scale: Tensor) -> Tensor:
+    checks.check_swizzle(scale)
+    return scale.new_empty(layouts.swizzled_shape(*scale.shape))
+
+
+def _unswizzle_scales(scale: Tensor, rows: int, groups: int) -> Tensor:
+    checks.check_unswizzle(scale, rows, groups)
+    return select(Desc("swizzle_scales", scale.device.type)).unswizzle_scales(scale, rows, groups)
+
+
+def _unswizzle_scales_fake(scale: Tensor, rows: int, groups: int) -> Tensor:
+    checks.check_unswizzle(scale, rows, groups)
+    return scale.new_empty((rows, groups))
+
+
+def _to_tiles(packed: Tensor, scale: Tensor) -> Tensor:
+    checks.check_tiles(packed, scale)
+    return select(Desc("tiles", packed.device.type)).to_tiles(packed, scale)
+
+
+def _to_tiles_fake(packed: Tensor, scale: Tensor) -> Tensor:
+    checks.check_tiles(packed, scale)
+    return packed.new_empty(layouts.tiles_shape(packed.shape[0], packed.shape[1] * 2))
+
+
+def _from_tiles(tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
+    checks.check_untile(tiles, n, k)
+    return select(Desc("tiles", tiles.device.type)).from_tiles(tiles, n, k)
+
+
+def _from_tiles_fake(tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
+    checks.check_untile(tiles, n, k)
+    return tiles.new_empty((n, k // 2)), tiles.new_empty((n, k // GROUP_SIZE))
+
+
+_define("pack(Tensor codes) -> Tensor", _pack, _pack)
+_define("unpack(Tensor packed) -> Tensor", _unpack, _unpack)
+_define("swizzle_scales(Tensor scale) -> Tensor", _swizzle_scales, _swizzle_scales_fake)
+_define("unswizzle_scales(Tensor scale, SymInt rows, SymInt groups) -> Tensor", _unswizzle_scales, _unswizzle_scales_fake)
+_define("to_tiles(Tensor packed, Tensor scale) -> Tensor", _to_tiles, _to_tiles_fake)
+_define("from_tiles(Tensor tiles, SymInt n, SymInt k) -> (Tensor, Tensor)", _from_tiles, _from_tiles_fake)

@@ -1,0 +1,152 @@
+"""The definition of NVFP4 in plain torch: slow, readable, on any device. Every kernel must equal it.
+
+With G the tensor's global (encode) scale, s the e4m3 scale of a block of 16 and q the e2m1 value, x̂ = q * (s / G).
+Formulas: compressed-tensors 0.20 (`calculate_qparams`, `generate_gparam`, `cast_to_fp4`), evaluated in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nvfp4 import formats, layout
+from nvfp4.formats import E2M1_MAX, E4M3_MAX, GROUP_SIZE, SCALE_RANGE, ZERO_BLOCK_SCALE
+from nvfp4.tensor import NVFP4Tensor
+
+__all__ = ["Granularity", "Scheme", "alpha", "dequantize", "global_scale_of", "linear", "matmul", "quantize", "unscaled"]
+
+Granularity = Literal["tensor", "row"]
+Scheme = Literal["nvfp4", "compressed-tensors"]
+
+
+def _blocks(x: Tensor) -> Tensor:
+    return x.unflatten(-1, (x.shape[-1] // GROUP_SIZE, GROUP_SIZE))
+
+
+def global_scale_of(x: Tensor, granularity: Granularity = "tensor", scheme: Scheme = "nvfp4") -> Tensor:
+    """G = 448 * 6 / amax, so that the largest block scale becomes 448.
+
+    Args:
+        x: [..., K], floating point.
+        granularity: one scale for the tensor, or one a row.
+        scheme: ``nvfp4`` divides in float32; ``compressed-tensors`` in x's own dtype, and not per row.
+
+    Returns:
+        float32 [1] or [..., 1]. It is 1 where amax is 0 or the quotient overflows. amax is taken over finite values only.
+    """
+    magnitude = torch.where(x.isfinite(), x, torch.zeros_like(x)).abs()
+    if granularity == "row":
+        amax = magnitude.amax(dim=-1, keepdim=True) if x.shape[-1] else magnitude.new_zeros((*x.shape[:-1], 1))
+    else:
+        amax = magnitude.max().reshape(1) if x.numel() else magnitude.new_zeros(1)
+    scale = SCALE_RANGE / (amax if scheme == "compressed-tensors" else amax.float())
+    return torch.where(scale.isfinite(), scale, torch.ones_like(scale)).float()
+
+
+def quantize(
+    x: Tensor,
+    global_scale: Tensor | None = None,
+    granularity: Granularity = "tensor",
+    scheme: Scheme = "nvfp4",
+) -> NVFP4Tensor:
+    """Quantise [..., K] to NVFP4, K a multiple of 16.
+
+    Per block: s = e4m3(min(G * (amax / 6), 448)), a zero s becomes 0.125; then q = e2m1(clamp(x / (s / G), ±6)). A NaN makes
+    its block's scale NaN; ±Inf saturates. Under ``compressed-tensors`` amax / 6 is rounded to x's dtype and -0.0 gets
+    code 0, so that bf16 weights come out byte for byte as llm-compressor writes them.
+
+    Args:
+        x: float32, float16 or bfloat16.
+        global_scale: float32 [1] or [..., 1]; None computes it from x at the given granularity.
+        granularity: ``tensor`` or ``row``, of a computed global scale.
+        scheme: ``nvfp4`` or ``compressed-tensors``.
+    """
+    formats.check_group_multiple(x.shape[-1], "quantize")
+    exact_ct = scheme == "compressed-tensors"
+    if global_scale is None:
+        global_scale = global_scale_of(x, granularity, scheme)
+
+    blocks = _blocks(x)
+    amax = blocks.abs().amax(dim=-1)
+    block_scale = global_scale * ((amax if exact_ct else amax.float()) / E2M1_MAX).float()
+    scale = formats.encode_e4m3(block_scale.clamp(max=E4M3_MAX))
+    scale = torch.where(scale == 0, formats.encode_e4m3(torch.tensor(ZERO_BLOCK_SCALE, device=x.device)), scale)
+
+    step = formats.decode_e4m3(scale) / global_scale
+    codes = formats.encode_e2m1((blocks.float() / step.unsqueeze(-1)).clamp(-E2M1_MAX, E2M1_MAX))
+    if exact_ct:
+        codes = torch.where(blocks == 0, torch.zeros_like(codes), codes)
+    return NVFP4Tensor(
+        layout.pack(codes.flatten(-2)), scale.view(torch.float8_e4m3fn), global_scale, tuple(x.shape), "plain"
+    )
+
+
+def plain(t: NVFP4Tensor) -> tuple[Tensor, Tensor]:
+    """The packed codes [..., K/2] and scale bytes (uint8 [..., K/16]) of a tensor in any layout."""
+    if t.layout == "n16k64":
+        return layout.from_tiles(t.packed, *t.shape)
+    if t.layout == "128x4":
+        groups = t.shape[-1] // GROUP_SIZE
+        scale = layout.unswizzle_scales(t.scale, t.rows, groups).view(*t.shape[:-1], groups)
+        return t.packed, scale.view(torch.uint8)
+    return t.packed, t.scale.view(torch.uint8)
+
+
+def unscaled(t: NVFP4Tensor) -> Tensor:
+    """q * s, without the global scale: at most six significant bits, so exact in float32; shape `t.shape`."""
+    packed, scale = plain(t)
+    values = _blocks(formats.decode_e2m1(layout.unpack(packed)))
+    return (values * formats.decode_e4m3(scale).unsqueeze(-1)).flatten(-2)
+
+
+def dequantize(t: NVFP4Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """x̂ = q * (s / G) in float32, rounded once to `dtype`; shape `t.shape`."""
+    packed, scale = plain(t)
+    values = _blocks(formats.decode_e2m1(layout.unpack(packed)))
+    step = formats.decode_e4m3(scale) / t.global_scale
+    return (values * step.unsqueeze(-1)).flatten(-2).to(dtype)
+
+
+def alpha(*global_scales: Tensor) -> Tensor:
+    """1 / (G_a * G_b), correctly rounded to float32: the product of two float32 is exact in float64."""
+    product = torch.ones(1, dtype=torch.float64, device=global_scales[0].device)
+    for scale in global_scales:
+        product = product * scale.double()
+    return (1.0 / product).float()
+
+
+def _finish(acc: Tensor, scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+    y = acc.float() * scale
+    if bias is not None:
+        y = y + bias.float()
+    return y.to(out_dtype)
+
+
+def _product(a: Tensor, b: NVFP4Tensor) -> Tensor:
+    """a [..., K] times the unscaled b [N, K] transposed, in float64."""
+    return a.double() @ unscaled(b).double().T
+
+
+def matmul(
+    a: NVFP4Tensor, b: NVFP4Tensor, bias: Tensor | None = None, out_dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """y = alpha * sum_blocks (s_a * s_b) sum_16 q_a * q_b + bias, summed in float64, finished in float32.
+
+    Args:
+        a: [..., K] activations.
+        b: [N, K] weight.
+        bias: [N], any floating dtype, or None.
+        out_dtype: dtype of the result.
+
+    Returns:
+        [..., N].
+    """
+    scale = alpha(a.global_scale, b.global_scale.flatten())
+    return _finish(_product(unscaled(a), b), scale, bias, out_dtype)
+
+
+def linear(x: Tensor, weight: NVFP4Tensor, bias: Tensor | None = None) -> Tensor:
+    """W4A16: x [..., K] in its own dtype times the exact weight values; the result has x's dtype."""
+    return _finish(_product(x, weight), alpha(weight.global_scale.flatten()), bias, x.dtype)
