@@ -1,0 +1,103 @@
+"""The compiled core (csrc/python/module.cpp). Pointers are integers, 0 is null; enumerations as in nvfp4/problem.h.
+
+Private: only `nvfp4.backends` calls kernels. An argument the core refuses is a ValueError.
+"""
+
+from typing import Protocol
+
+class _Cpu(Protocol):
+    def isas(self) -> list[tuple[str, bool, bool]]: ...
+    def isa(self) -> str: ...
+    def set_isa(self, name: str) -> None: ...
+    def quantize(
+        self,
+        x: int,
+        dtype: int,
+        rows: int,
+        cols: int,
+        row_stride: int,
+        mode: int,
+        scheme: int,
+        scale_layout: int,
+        global_scale: int,
+        packed: int,
+        scale: int,
+        threads: int,
+    ) -> None: ...
+    def dequantize(
+        self,
+        packed: int,
+        scale: int,
+        scale_layout: int,
+        global_scale: int,
+        global_scale_per_row: bool,
+        rows: int,
+        cols: int,
+        out: int,
+        dtype: int,
+        threads: int,
+    ) -> None: ...
+    def repack(self, packed: int, scale: int, n: int, k: int, tiles: int, threads: int) -> None: ...
+    def unrepack(self, tiles: int, n: int, k: int, packed: int, scale: int, threads: int) -> None: ...
+    def swizzle_scales(self, plain: int, rows: int, groups: int, swizzled: int) -> None: ...
+    def unswizzle_scales(self, swizzled: int, rows: int, groups: int, plain: int) -> None: ...
+    def gemm_w4a4(
+        self,
+        m: int,
+        n: int,
+        k: int,
+        a_packed: int,
+        a_scale: int,
+        a_global_scale: int,
+        a_global_scale_per_row: bool,
+        b_tiles: int,
+        b_global_scale: int,
+        b_global_scale_per_row: bool,
+        bias: int,
+        bias_dtype: int,
+        out: int,
+        out_dtype: int,
+        threads: int,
+    ) -> None: ...
+    def gemm_w4a16(
+        self,
+        m: int,
+        n: int,
+        k: int,
+        a: int,
+        a_dtype: int,
+        a_row_stride: int,
+        b_tiles: int,
+        b_global_scale: int,
+        b_global_scale_per_row: bool,
+        bias: int,
+        bias_dtype: int,
+        out: int,
+        out_dtype: int,
+        threads: int,
+    ) -> None: ...
+    def linear_w4a4(
+        self,
+        m: int,
+        n: int,
+        k: int,
+        x: int,
+        x_dtype: int,
+        x_row_stride: int,
+        mode: int,
+        global_scale: int,
+        b_tiles: int,
+        b_global_scale: int,
+        b_global_scale_per_row: bool,
+        bias: int,
+        bias_dtype: int,
+        out: int,
+        out_dtype: int,
+        threads: int,
+    ) -> None: ...
+
+cpu: _Cpu
+
+def swizzled_bytes(rows: int, groups: int) -> int: ...
+def tiles_bytes(n: int, k: int) -> int: ...
+def build_info() -> dict[str, str]: ...
