@@ -19,7 +19,9 @@ def program(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     found = shutil.which(name) or (str(beside) if beside.exists() else None)
     if found is None:
-        raise SystemExit(f"nvfp4: {name} not found, wanted on PATH or beside {sys.executable}; run `pip install {name}`.")
+        raise SystemExit(
+            f"nvfp4: {name} not found, wanted on PATH or beside {sys.executable}; run `pip install {name}`."
+        )
     return found
 
 

@@ -1,6 +1,6 @@
-// nvfp4._C: the core's API for Python, and nothing more. Pointers travel as integers and enumerations as their values in
-// nvfp4/problem.h, so that neither torch nor numpy is needed to build this file. nvfp4::Error becomes ValueError. Every
-// kernel call releases the GIL; the caller keeps the memory behind the pointers alive.
+// nvfp4._C: the core's API for Python, and nothing more. Pointers travel as integers and enumerations as their values
+// in nvfp4/problem.h, so that neither torch nor numpy is needed to build this file. nvfp4::Error becomes ValueError.
+// Every kernel call releases the GIL; the caller keeps the memory behind the pointers alive.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -190,8 +190,8 @@ void define_cpu(py::module_ cpu) {
           "a_global_scale_per_row"_a, "b_tiles"_a, "b_global_scale"_a, "b_global_scale_per_row"_a, "bias"_a,
           "bias_dtype"_a, "out"_a, "out_dtype"_a, "threads"_a, "out [m, n] = quantised a @ weight.T (+ bias).");
   cpu.def("gemm_w4a16", &gemm_w4a16, NoGil(), "m"_a, "n"_a, "k"_a, "a"_a, "a_dtype"_a, "a_row_stride"_a, "b_tiles"_a,
-          "b_global_scale"_a, "b_global_scale_per_row"_a, "bias"_a, "bias_dtype"_a, "out"_a, "out_dtype"_a,
-          "threads"_a, "out [m, n] = a @ dequantised weight.T (+ bias).");
+          "b_global_scale"_a, "b_global_scale_per_row"_a, "bias"_a, "bias_dtype"_a, "out"_a, "out_dtype"_a, "threads"_a,
+          "out [m, n] = a @ dequantised weight.T (+ bias).");
   cpu.def("linear_w4a4", &linear_w4a4, NoGil(), "m"_a, "n"_a, "k"_a, "x"_a, "x_dtype"_a, "x_row_stride"_a, "mode"_a,
           "global_scale"_a, "b_tiles"_a, "b_global_scale"_a, "b_global_scale_per_row"_a, "bias"_a, "bias_dtype"_a,
           "out"_a, "out_dtype"_a, "threads"_a, "Quantises x [m, k] and then does what gemm_w4a4 does.");
