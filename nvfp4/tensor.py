@@ -40,8 +40,10 @@ class NVFP4Tensor:
 
     def __post_init__(self) -> None:
         """Check dtypes, shapes and devices; the values are checked by `validate`."""
-        if not (isinstance(self.packed, Tensor) and isinstance(self.scale, Tensor)):
-            return  # pytree and export rebuild the container around placeholders
+        parts = (self.packed, self.scale, self.global_scale)
+        sizes = all(isinstance(size, int | torch.SymInt) for size in self.shape)
+        if not sizes or not all(isinstance(part, Tensor) for part in parts):
+            return  # pytree and export rebuild the container around placeholders of their own
         object.__setattr__(self, "shape", tuple(self.shape))
         if self.layout not in LAYOUTS:
             raise ValueError(f"NVFP4Tensor: got layout {self.layout!r}, wanted one of {', '.join(LAYOUTS)}")
