@@ -187,7 +187,7 @@ class _LinearFunction(torch.autograd.Function):
             w = _dequantize_op(weight, weight_scale, weight_global_scale, ctx.shape, ctx.layout, ctx.dtype)
             grad_x = grad @ w
         if ctx.needs_input_grad[1]:
-            grad_bias = grad.flatten(0, -2).sum(dim=0).to(ctx.bias_dtype)
+            grad_bias = grad.reshape(-1, ctx.shape[0]).sum(dim=0).to(ctx.bias_dtype)
         return (grad_x, grad_bias, *(None,) * 7)
 
 

@@ -1,0 +1,48 @@
+"""Inputs that more than one test file needs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import nvfp4
+from nvfp4 import NVFP4Tensor, formats
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+M_VALUES = (0, 1, 2, 3, 7, 15, 16, 17, 33, 64, 100, 257)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equality of the bytes, so that NaN equals NaN and -0.0 differs from 0.0."""
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(
+        a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)
+    )
+
+
+def exact_operand(rows: int, k: int, granularity: str = "tensor") -> NVFP4Tensor:
+    """A tensor on the exact grid: any codes, scales in {1, 2, 4}, power-of-two global scales.
+
+    A product of two has terms that are multiples of 1/4 and at most 6 * 4 * 6 * 4, so every partial sum over K <= 2^13 is
+    below 2^24 quarters and exactly representable in float32, in any order of summation.
+    """
+    packed = torch.randint(0, 256, (rows, k // 2), dtype=torch.uint8)
+    scale = formats.encode_e4m3(2.0 ** torch.randint(0, 3, (rows, k // 16)).float()).view(torch.float8_e4m3fn)
+    shape = (rows, 1) if granularity == "row" else (1,)
+    global_scale = 2.0 ** torch.randint(-2, 3, shape).float()
+    return NVFP4Tensor(packed, scale, global_scale, (rows, k))
+
+
+def outliers(rows: int, k: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Random values over many magnitudes: normal, a few rows tiny, a few huge, zero blocks, a few outlier columns."""
+    x = torch.randn(rows, k)
+    x[::5] *= 1e-3
+    x[1::7] *= 100
+    if rows > 2:
+        x[2, : k // 2] = 0
+    x[:, 3 :: 37] *= 30
+    return x.to(dtype)
+
+
+def quantized(rows: int, k: int, **kwargs: object) -> NVFP4Tensor:
+    """A quantised random matrix."""
+    return nvfp4.quantize(outliers(rows, k), **kwargs)  # type: ignore[arg-type]
