@@ -25,13 +25,22 @@ def program(name: str) -> str:
     return found
 
 
+def run(*command: str) -> None:
+    """Runs a build tool; its own output is the explanation when it fails."""
+    status = subprocess.run(command, check=False).returncode
+    if status != 0:
+        raise SystemExit(f"nvfp4: {Path(command[0]).name} failed with status {status}; the lines above say why.")
+
+
 class CMakeBuild(build_ext):
     """Configures and builds the CMake target `_C`, then puts the module where setuptools expects it."""
 
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
-        build = Path(self.build_temp).resolve()
+        # One folder for every way to build from this checkout, so that only what changed is compiled.
+        tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}{'-debug' if self.debug else ''}"
+        build = ROOT / "build" / tag
         build.mkdir(parents=True, exist_ok=True)
         folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path}
         configure = [
@@ -46,8 +55,8 @@ class CMakeBuild(build_ext):
         ]
         with open(build / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # Two Ninjas in one folder would spoil each other's log.
-            subprocess.run(configure, check=True)
-            subprocess.run([program("cmake"), "--build", str(build), "--target", "_C"], check=True)
+            run(*configure)
+            run(program("cmake"), "--build", str(build), "--target", "_C")
             target = Path(self.get_ext_fullpath(ext.name)).resolve()
             target.parent.mkdir(parents=True, exist_ok=True)
             beside = target.with_suffix(f".{os.getpid()}")

@@ -1,4 +1,5 @@
-# Decides whether the CUDA part is built, says so in one line, and sets NVFP4_BUILT_CUDA_ARCHS ("" without CUDA).
+# Decides whether the CUDA part is built, says so in one line, and sets NVFP4_BUILT_CUDA_ARCHS ("" without CUDA). It needs no
+# compiler: tests/test_build.py runs it with `cmake -P`.
 #
 # Each setting is a -D option, or else the environment variable of the same name, or else its default.
 set(NVFP4_CUDA "" CACHE STRING "The CUDA part: ON, OFF or AUTO; empty: the environment variable NVFP4_CUDA, or else AUTO")
@@ -28,13 +29,17 @@ function(nvfp4_find_nvcc result)
     set(${result} "${nvcc}" PARENT_SCOPE)
     return()
   endif()
-  find_program(nvcc nvcc NO_CACHE PATHS "$ENV{CUDA_HOME}/bin" NO_DEFAULT_PATH)
+  set(folders)
+  if(NOT "$ENV{CUDA_HOME}" STREQUAL "")
+    list(APPEND folders "$ENV{CUDA_HOME}/bin")
+  endif()
   string(REPLACE ":" ";" path "$ENV{PATH}")
-  find_program(nvcc nvcc NO_CACHE PATHS ${path} NO_DEFAULT_PATH)
-  foreach(folder ${NVFP4_SITE_PACKAGES})
-    file(GLOB wheels "${folder}/nvidia/cu[0-9]*/bin" "${folder}/nvidia/cuda_nvcc/bin")
-    find_program(nvcc nvcc NO_CACHE PATHS ${wheels} NO_DEFAULT_PATH)
+  list(APPEND folders ${path})
+  foreach(site_packages ${NVFP4_SITE_PACKAGES})
+    file(GLOB wheels "${site_packages}/nvidia/cu[0-9]*/bin" "${site_packages}/nvidia/cuda_nvcc/bin")
+    list(APPEND folders ${wheels})
   endforeach()
+  find_program(nvcc nvcc NO_CACHE PATHS ${folders} NO_DEFAULT_PATH)
   if(nvcc)
     set(${result} "${nvcc}" PARENT_SCOPE)
   endif()

@@ -1,0 +1,185 @@
+"""The build: what the CUDA switch says, what the core may include, and what the package declares."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from nvfp4 import _C
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".cpp", ".h", ".cu", ".cuh"}]
+
+
+@pytest.fixture(scope="module")
+def cmake() -> str:
+    found = shutil.which("cmake")
+    assert found is not None, "cmake not found; the extra `test` installs it"
+    return found
+
+
+@pytest.fixture
+def configure(cmake: str, tmp_path: Path):
+    """Runs the CUDA switch alone with nothing on PATH; returns its exit status and what it printed, unwrapped."""
+
+    def run(*options: str, **environment: str) -> tuple[int, str]:
+        kept = {name: os.environ[name] for name in ("HOME", "LD_LIBRARY_PATH") if name in os.environ}
+        script = str(ROOT / "cmake" / "Nvfp4Cuda.cmake")
+        command = [cmake, "-DNVFP4_VERSION=1.2.3", *options, "-P", script]
+        done = subprocess.run(
+            command, env={"PATH": str(tmp_path), **kept, **environment}, capture_output=True, text=True, check=False
+        )
+        return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+    return run
+
+
+def make_nvcc(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    nvcc = folder / "nvcc"
+    nvcc.write_text("#!/bin/sh\n")
+    nvcc.chmod(0o755)
+    return nvcc
+
+
+@pytest.mark.parametrize("options", [(), ("-DNVFP4_CUDA=AUTO",), ("-DNVFP4_CUDA=auto",)])
+def test_auto_without_nvcc_says_so_and_what_to_do(configure, options) -> None:
+    status, output = configure(*options)
+    assert status == 0
+    assert "no nvcc in CUDACXX, CUDA_HOME, PATH or pip's nvcc wheels; building the CPU part" in output
+    assert "pip install nvidia-cuda-nvcc" in output
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_on_without_nvcc_is_an_error(configure, how) -> None:
+    status, output = configure("-DNVFP4_CUDA=ON") if how == "option" else configure(NVFP4_CUDA="ON")
+    assert status != 0
+    assert "NVFP4_CUDA=ON, but no nvcc" in output
+    assert "pip install nvidia-cuda-nvcc" in output
+
+
+def test_off_does_not_look_for_nvcc(configure, tmp_path) -> None:
+    make_nvcc(tmp_path)
+    status, output = configure(NVFP4_CUDA="OFF", CUDACXX="/nowhere/nvcc")
+    assert status == 0
+    assert "switched off by NVFP4_CUDA=OFF" in output
+    assert "found" not in output
+
+
+def test_an_option_wins_over_the_variable(configure) -> None:
+    status, output = configure("-DNVFP4_CUDA=OFF", NVFP4_CUDA="ON")
+    assert status == 0
+    assert "switched off" in output
+
+
+def test_a_wrong_value_is_named(configure) -> None:
+    status, output = configure(NVFP4_CUDA="yes")
+    assert status != 0
+    assert 'NVFP4_CUDA is "yes"; wanted ON, OFF or AUTO' in output
+
+
+def test_nvcc_is_looked_for_in_this_order(configure, tmp_path) -> None:
+    site = tmp_path / "site-packages"
+    in_order = {
+        "wheel": make_nvcc(site / "nvidia" / "cu13" / "bin"),
+        "path": make_nvcc(tmp_path),
+        "home": make_nvcc(tmp_path / "cuda" / "bin"),
+        "cxx": make_nvcc(tmp_path / "cxx"),
+    }
+    wheels = f"-DNVFP4_SITE_PACKAGES=/nowhere;{site}"
+    home, cxx = str(tmp_path / "cuda"), str(in_order["cxx"])
+    assert f"found {cxx}," in configure(wheels, CUDACXX=cxx, CUDA_HOME=home)[1]
+    assert f"found {in_order['home']}," in configure(wheels, CUDA_HOME=home)[1]
+    assert f"found {in_order['path']}," in configure(wheels)[1]
+    in_order["path"].unlink()
+    assert f"found {in_order['wheel']}," in configure(wheels, CUDA_HOME="/nowhere")[1]
+
+
+def test_nvcc_of_the_cuda_12_wheels_is_found(configure, tmp_path) -> None:
+    nvcc = make_nvcc(tmp_path / "nvidia" / "cuda_nvcc" / "bin")
+    assert f"found {nvcc}," in configure(f"-DNVFP4_SITE_PACKAGES={tmp_path}")[1]
+
+
+def test_a_wrong_cudacxx_is_an_error(configure) -> None:
+    status, output = configure(CUDACXX="/nowhere/nvcc")
+    assert status != 0
+    assert 'CUDACXX is "/nowhere/nvcc", which is no program' in output
+
+
+def test_nvcc_found_names_the_architectures(configure, tmp_path) -> None:
+    make_nvcc(tmp_path)
+    assert "NVFP4_CUDA_ARCHS=90a;120f;" in configure()[1]
+    assert "NVFP4_CUDA_ARCHS=89;" in configure(NVFP4_CUDA_ARCHS="89")[1]
+
+
+def test_the_core_includes_neither_torch_nor_python() -> None:
+    forbidden = re.compile(r"^\s*#\s*include\s*[<\"](torch|ATen|c10|caffe2|pybind11|Python\.h|numpy)", re.MULTILINE)
+    core = [path for path in CORE if "python" not in path.relative_to(ROOT / "csrc").parts]
+    assert core
+    offenders = [str(path.relative_to(ROOT)) for path in core if forbidden.search(path.read_text())]
+    assert offenders == []
+
+
+def test_setup_needs_no_torch() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    match = re.search(r"^\[build-system\]\nrequires = (\[.*?\])", text, re.MULTILINE | re.DOTALL)
+    assert match is not None
+    names = {re.split(r"[<>=~!; ]", requirement)[0] for requirement in ast.literal_eval(match[1])}
+    assert names == {"setuptools", "pybind11", "cmake", "ninja"}
+
+
+def test_package_metadata() -> None:
+    package = metadata.metadata("nvfp4")
+    assert package["License-Expression"] == "Apache-2.0"
+    assert package["Requires-Python"] == ">=3.10"
+    assert {"demo", "bench", "test", "dev"} <= set(package.get_all("Provides-Extra") or [])
+    assert "torch>=2.9" in (metadata.requires("nvfp4") or [])
+    (script,) = [entry for entry in metadata.entry_points(group="console_scripts") if entry.name == "nvfp4"]
+    assert script.value == "nvfp4.cli:main"
+    assert Path(_C.__file__).with_name("py.typed").is_file()
+    assert Path(_C.__file__).with_name("_C.pyi").is_file()
+
+
+def test_module_and_package_have_one_version() -> None:
+    info = _C.build_info()
+    assert set(info) == {"version", "compiler", "cuda", "build_type"}
+    assert info["version"] == metadata.version("nvfp4")
+
+
+def compiled_signatures(module: ModuleType | object) -> dict[str, list[str]]:
+    """Parameter names of a compiled module's functions, read from the first line that pybind11 puts into docstrings."""
+    signatures = {}
+    for name, function in inspect.getmembers(module, inspect.isbuiltin):
+        inside = re.match(rf"{name}\((.*)\) ->", function.__doc__ or "")
+        assert inside is not None, f"{name} has no signature in its docstring"
+        signatures[name] = [parameter.split(":")[0] for parameter in inside[1].split(", ") if parameter]
+    return signatures
+
+
+def test_stubs_match_the_compiled_module() -> None:
+    tree = ast.parse((ROOT / "nvfp4" / "_C.pyi").read_text())
+
+    def stubs(body: list[ast.stmt]) -> dict[str, list[str]]:
+        return {
+            node.name: [argument.arg for argument in node.args.args if argument.arg != "self"]
+            for node in body
+            if isinstance(node, ast.FunctionDef)
+        }
+
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert stubs(tree.body) == compiled_signatures(_C)
+    assert stubs(classes["_Cpu"].body) == compiled_signatures(_C.cpu)
+
+
+def test_a_number_outside_an_enumeration_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"dtype: got 7, wanted 0 to 2"):
+        _C.cpu.dequantize(0, 0, 0, 0, False, 0, 16, 0, 7, 1)

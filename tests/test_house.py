@@ -1,0 +1,81 @@
+"""The rules of the house (CONTRIBUTING.md) that a machine can check."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE_SUFFIXES = {".cpp", ".h", ".cu", ".cuh", ".py", ".pyi", ".cmake"}
+SOURCE_FOLDERS = ("nvfp4", "csrc", "cmake", "bench", "examples", "tests")
+LONGEST = 400
+
+# Imports every submodule, then says what became of the names that were public before.
+IMPORT_EVERYTHING = """
+import importlib, json, pkgutil, sys
+import nvfp4
+
+before = {name: getattr(nvfp4, name) for name in nvfp4.__all__}
+modules = [m.name for m in pkgutil.walk_packages(nvfp4.__path__, "nvfp4.") if not m.name.endswith("__main__")]
+for name in modules:
+    importlib.import_module(name)
+rooms = [name.removeprefix("nvfp4.") for name in modules if name.count(".") == 1]
+print(json.dumps({
+    "modules": modules,
+    "replaced": [name for name, value in before.items() if getattr(nvfp4, name) is not value],
+    "hidden": [room for room in rooms if getattr(nvfp4, room) is not sys.modules["nvfp4." + room]],
+    "uncallable": [
+        name for name in nvfp4.__all__
+        if name not in rooms and not name.startswith("__") and not callable(getattr(nvfp4, name))
+    ],
+}))
+"""
+
+
+def source_files() -> list[Path]:
+    files = [ROOT / "setup.py", ROOT / "CMakeLists.txt"]
+    for folder in SOURCE_FOLDERS:
+        files += [path for path in (ROOT / folder).rglob("*") if path.suffix in SOURCE_SUFFIXES]
+    return files
+
+
+def test_no_source_file_is_long() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in source_files()}
+    assert len(lengths) > 10
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+def test_imports_point_down() -> None:
+    lint = shutil.which("lint-imports", path=sysconfig.get_path("scripts"))
+    assert lint is not None, "lint-imports not found; the extra `test` installs it"
+    done = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_nothing_imports_the_roof() -> None:
+    """A module that imports names from `nvfp4` itself would reach every floor at once."""
+    graph = grimp.build_graph("nvfp4")
+    assert graph.find_modules_that_directly_import("nvfp4") <= {"nvfp4.__main__"}
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, list[str]]:
+    done = subprocess.run([sys.executable, "-c", IMPORT_EVERYTHING], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_submodule_imports(imported) -> None:
+    assert {"nvfp4._C", "nvfp4.formats", "nvfp4.ops", "nvfp4.backends.cpu"} <= set(imported["modules"])
+
+
+@pytest.mark.parametrize("what", ["replaced", "hidden", "uncallable"])
+def test_rooms_and_public_names_do_not_shadow_each_other(imported, what) -> None:
+    assert imported[what] == []
