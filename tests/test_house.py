@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
@@ -9,7 +10,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,10 +59,31 @@ def test_imports_point_down() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_nothing_imports_the_roof() -> None:
-    """A module that imports names from `nvfp4` itself would reach every floor at once."""
-    graph = grimp.build_graph("nvfp4")
-    assert graph.find_modules_that_directly_import("nvfp4") <= {"nvfp4.__main__"}
+def names_imported_from_the_roof(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "nvfp4":
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.Import) and any(alias.name == "nvfp4" for alias in node.names):
+            names.add("nvfp4")
+    return names
+
+
+def test_nothing_below_imports_from_the_roof() -> None:
+    """`from nvfp4 import quantize` inside the package would reach every floor at once: only rooms are imported so."""
+    rooms = {path.stem for path in (ROOT / "nvfp4").iterdir()} | {"_C"}
+    used = {
+        str(path.relative_to(ROOT)): names_imported_from_the_roof(path)
+        for path in (ROOT / "nvfp4").rglob("*.py")
+        if path != ROOT / "nvfp4" / "__init__.py"
+    }
+    assert {name: names - rooms for name, names in used.items() if names - rooms} == {}
+
+
+def test_only_backends_and_benchmarks_touch_the_compiled_module() -> None:
+    users = [path for path in (ROOT / "nvfp4").rglob("*.py") if "_C" in names_imported_from_the_roof(path)]
+    assert users
+    assert {path.relative_to(ROOT / "nvfp4").parts[0] for path in users} <= {"__init__.py", "backends", "bench"}
 
 
 @pytest.fixture(scope="module")
