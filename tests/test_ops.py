@@ -1,0 +1,148 @@
+"""The torch ops: schemas, fake kernels, autograd, autocast, compile and export."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+import nvfp4
+from helpers import outliers, quantized, same_bits
+from nvfp4 import ops
+
+O = torch.ops.nvfp4
+
+
+def samples() -> list[tuple[str, tuple[object, ...]]]:
+    x = outliers(5, 64, torch.bfloat16)
+    w, tiles = quantized(48, 64), nvfp4.to_layout(quantized(48, 64), "n16k64")
+    a, swizzled = quantized(5, 64, granularity="row"), nvfp4.quantize(x, layout="128x4")
+    empty = torch.empty(0, dtype=torch.uint8)
+
+    def u(t: nvfp4.NVFP4Tensor) -> Tensor:
+        return t.scale.view(torch.uint8)
+
+    bias = torch.randn(48)
+    return [
+        ("quantize", (x, None, "row", "nvfp4", "128x4")),
+        ("quantize", (x.view(1, 5, 64).expand(2, 5, 64), None, "row", "nvfp4", "plain")),
+        ("quantize", (torch.randn(64, 5).T, torch.tensor([3.0]), "tensor", "compressed-tensors", "plain")),
+        ("dequantize", (a.packed, u(a), a.global_scale, [5, 64], "plain", torch.float32)),
+        ("dequantize", (swizzled.packed, u(swizzled), swizzled.global_scale, [5, 64], "128x4", torch.bfloat16)),
+        ("dequantize", (tiles.packed, empty, tiles.global_scale, [48, 64], "n16k64", torch.float16)),
+        ("matmul", (a.packed, u(a), a.global_scale, w.packed, u(w), w.global_scale, bias, 48, "plain", torch.float32)),
+        ("linear", (x, w.packed, u(w), w.global_scale, None, None, 48, "plain", "row")),
+        ("linear", (x[:0], tiles.packed, empty, tiles.global_scale, torch.ones(1), bias, 48, "n16k64", "static")),
+        (
+            "linear",
+            (
+                torch.randn(2, 3, 64, requires_grad=True), tiles.packed, empty, tiles.global_scale, None,
+                bias.clone().requires_grad_(), 48, "n16k64", "none",
+            ),
+        ),
+        ("pack", (torch.randint(0, 16, (3, 8), dtype=torch.uint8),)),
+        ("unpack", (torch.randint(0, 256, (3, 8), dtype=torch.uint8),)),
+        ("swizzle_scales", (u(a),)),
+        ("unswizzle_scales", (u(swizzled), 5, 4)),
+        ("to_tiles", (w.packed, u(w))),
+        ("from_tiles", (tiles.packed, 48, 64)),
+    ]  # fmt: skip
+
+
+def test_every_op_has_a_sample() -> None:
+    assert {name for name, _ in samples()} == set(ops.OP_NAMES)
+
+
+@pytest.mark.parametrize("index", range(16))
+def test_opcheck(index: int, backend: str) -> None:
+    name, args = samples()[index]
+    opcheck(getattr(O, name).default, args)
+
+
+@pytest.mark.parametrize("activations", ["nvfp4", None])
+def test_gradients(activations: str | None, backend: str) -> None:
+    w = nvfp4.to_layout(quantized(48, 64), "n16k64")
+    x = torch.randn(2, 3, 64, requires_grad=True)
+    bias = torch.randn(48, requires_grad=True)
+    grad = torch.randn(2, 3, 48)
+    nvfp4.linear(x, w, bias, activations=activations).backward(grad)
+    assert same_bits(x.grad, grad @ w.dequantize(torch.float32))
+    torch.testing.assert_close(bias.grad, grad.sum(dim=(0, 1)))
+    one = torch.randn(64, requires_grad=True)
+    nvfp4.linear(one, w, bias, activations=activations).sum().backward()
+    assert one.grad.shape == (64,)
+
+
+def test_backward_saves_no_activation() -> None:
+    w = quantized(48, 64)
+    x = torch.randn(100, 64, requires_grad=True)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        nvfp4.linear(x, w)
+    assert all(t.shape != x.shape for t in saved)
+    assert sum(t.nbytes for t in saved) == w.nbytes
+
+
+def test_codes_are_not_differentiable() -> None:
+    x = torch.randn(4, 32, requires_grad=True)
+    t = nvfp4.quantize(x)
+    assert not t.global_scale.requires_grad
+    assert not t.dequantize().requires_grad
+    assert not nvfp4.matmul(t, t).requires_grad
+
+
+def test_no_grad_and_inference_mode() -> None:
+    w, x = quantized(48, 64), torch.randn(3, 64, requires_grad=True)
+    with torch.no_grad():
+        assert not nvfp4.linear(x, w).requires_grad
+    with torch.inference_mode():
+        assert same_bits(nvfp4.linear(x, w), nvfp4.linear(x.detach(), w))
+
+
+def test_autocast_casts_x_only() -> None:
+    w, x, bias = quantized(48, 64), torch.randn(3, 64), torch.randn(48)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = nvfp4.linear(x, w, bias)
+    assert y.dtype == torch.bfloat16
+    assert same_bits(y, nvfp4.linear(x.to(torch.bfloat16), w, bias))
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert nvfp4.linear(x, w).dtype == torch.float16
+        assert nvfp4.linear(x.to(torch.bfloat16), w).dtype == torch.bfloat16
+    x.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        nvfp4.linear(x, w).sum().backward()
+    assert x.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_fullgraph(dynamic: bool) -> None:
+    w, bias = nvfp4.to_layout(quantized(48, 64), "n16k64"), torch.randn(48)
+
+    def run(x: Tensor) -> Tensor:
+        t = nvfp4.quantize(nvfp4.linear(x, w, bias), granularity="row")
+        return nvfp4.matmul(t, w.__class__(t.packed, t.scale, t.global_scale[:1, 0], t.shape)) + t.dequantize(x.dtype).sum()
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for m in (3, 7):
+        x = torch.randn(m, 64)
+        assert same_bits(compiled(x), run(x))
+
+
+def test_export_with_a_dynamic_batch() -> None:
+    class Linear(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            w = nvfp4.to_layout(quantized(48, 64), "n16k64")
+            self.register_buffer("packed", w.packed)
+            self.register_buffer("global_scale", w.global_scale)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scale = torch.empty(0, dtype=torch.uint8)
+            return O.linear.default(x, self.packed, scale, self.global_scale, None, None, 48, "n16k64", "row")
+
+    module = Linear()
+    program = torch.export.export(module, (torch.randn(3, 64),), dynamic_shapes=({0: torch.export.Dim("m")},))
+    for m in (1, 9):
+        x = torch.randn(m, 64)
+        assert same_bits(program.module()(x), module(x))
