@@ -1,0 +1,206 @@
+// The gemm driver: checks, scratch, blocking and threads, shared by all instruction sets.
+//
+// Threads take contiguous ranges of 16-row panels, so every output is one thread's work and its order of summation does
+// not depend on how many there are.
+#include <algorithm>
+
+#include "dispatch/gemm_choice.h"
+#include "gemm_kernels.h"
+#include "gemm_operands.h"
+#include "nvfp4/cpu.h"
+#include "nvfp4/errors.h"
+#include "threads.h"
+
+namespace nvfp4::cpu {
+namespace {
+
+// Tokens that go through the weights together: bounds the scratch, a multiple of every block width.
+constexpr int64_t kTokensAtOnce = 512;
+// Tiles decoded at a time: with their tokens they stay in a 32 KiB first-level cache.
+constexpr int64_t kChunkTiles = 12;
+
+const GemmKernels& kernels_of(InstructionSet isa) {
+  switch (isa) {
+#if defined(NVFP4_WITH_AVX2)
+    case InstructionSet::kAvx2:
+      return kGemmAvx2;
+#endif
+#if defined(NVFP4_WITH_AVX512)
+    case InstructionSet::kAvx512:
+      return kGemmAvx512;
+#endif
+#if defined(NVFP4_WITH_AVX512VNNI)
+    case InstructionSet::kAvx512Vnni:
+      return kGemmAvx512Vnni;
+#endif
+#if defined(NVFP4_WITH_NEON)
+    case InstructionSet::kNeon:
+      return kGemmNeon;
+#endif
+    default:
+      return kGemmPortable;
+  }
+}
+
+void check_problem(const GemmProblem& p) {
+  check(p.m >= 0 && p.n >= 0, "gemm: got M = ", p.m, " and N = ", p.n, ", wanted both >= 0");
+  check(p.k >= 0 && p.k % kGroupSize == 0, "gemm: got K = ", p.k, ", wanted a multiple of 16, such as ",
+        round_up(std::max<int64_t>(p.k, 1), kGroupSize), "; pad the columns with zeros");
+  if (p.m == 0 || p.n == 0) return;
+  check(p.out != nullptr, "gemm: the output pointer is null");
+  check(p.b_global_scale != nullptr, "gemm: the weights' global scale is null");
+  check((p.a_packed != nullptr) != (p.a != nullptr) || p.k == 0,
+        "gemm: wanted either packed activations (W4A4) or float ones (W4A16), got both or neither");
+  if (p.a_packed != nullptr) check(p.a_global_scale != nullptr, "gemm: the activations' global scale is null");
+  if (p.k == 0) return;
+  check(p.b_tiles != nullptr, "gemm: the weight tiles are null");
+  if (p.a_packed != nullptr) {
+    check(p.a_scale != nullptr, "gemm: the activations' block scales are null");
+  } else {
+    check(p.m == 1 || p.a_row_stride >= p.k, "gemm: got activations with a row stride of ", p.a_row_stride,
+          ", wanted at least K = ", p.k);
+  }
+}
+
+// One call's constants, for up to kTokensAtOnce tokens from `first_token` on.
+struct Pass {
+  const GemmProblem& problem;
+  const GemmKernels& kernels;
+  dispatch::GemmPath path;
+  int64_t first_token;
+  int64_t token_count;
+  int64_t tile_columns;  // tiles in a panel
+  uint8_t* blocks;       // the activations
+
+  int64_t bytes_per_token() const {
+    const int64_t w4a4 = tile_columns * kTileGroups * token_group_bytes(1);
+    return path == dispatch::GemmPath::kStreamFloat ? tile_columns * kTileCols * int64_t{sizeof(float)} : w4a4;
+  }
+  const uint8_t* block(int64_t token) const { return blocks + token * bytes_per_token(); }
+  int width(int64_t token) const { return static_cast<int>(std::min<int64_t>(kernels.tokens, token_count - token)); }
+};
+
+void prepare_tokens(const Pass& pass, int threads) {
+  const int64_t block_count = ceil_div(pass.token_count, pass.kernels.tokens);
+  const int64_t grain = std::max<int64_t>(1, 32768 / (pass.problem.k * pass.kernels.tokens + 1));
+  parallel_for(block_count, threads, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t token = i * pass.kernels.tokens;
+      uint8_t* block = pass.blocks + token * pass.bytes_per_token();
+      if (pass.path == dispatch::GemmPath::kStreamFloat) {
+        widen_tokens(pass.problem, pass.first_token + token, pass.width(token), reinterpret_cast<float*>(block));
+      } else {
+        const bool panel = pass.path == dispatch::GemmPath::kPanel;
+        expand_tokens(pass.problem, pass.first_token + token, pass.width(token),
+                      panel && pass.kernels.unsigned_in_panel, block);
+      }
+    }
+  });
+}
+
+void stream_panel(const Pass& pass, const uint8_t* tiles, int64_t first_row, int rows) {
+  for (int64_t token = 0; token < pass.token_count; token += pass.kernels.tokens) {
+    alignas(64) float sums[kMaxTokens * kTileRows] = {};
+    const int width = pass.width(token);
+    if (pass.path == dispatch::GemmPath::kStreamFloat) {
+      const float* block = reinterpret_cast<const float*>(pass.block(token));
+      pass.kernels.stream_float(tiles, pass.tile_columns, block, width, sums);
+    } else {
+      pass.kernels.stream(tiles, pass.tile_columns, pass.block(token), width, sums);
+    }
+    write_outputs(pass.problem, pass.first_token + token, width, first_row, rows, sums);
+  }
+}
+
+void decode_panel(const Pass& pass, const uint8_t* tiles, int64_t first_row, int rows, Scratch& scratch) {
+  const int64_t panel_bytes = kChunkTiles * kTileGroups * kPanelGroupBytes;
+  const int64_t sum_count = pass.token_count * kTileRows;
+  uint8_t* panel = scratch.reserve(panel_bytes + sum_count * int64_t{sizeof(float)});
+  float* sums = reinterpret_cast<float*>(panel + panel_bytes);
+  std::fill_n(sums, sum_count, 0.0f);
+  for (int64_t tile = 0; tile < pass.tile_columns; tile += kChunkTiles) {
+    const int64_t count = std::min(kChunkTiles, pass.tile_columns - tile);
+    pass.kernels.decode(tiles + tile * kTileBytes, count, panel);
+    for (int64_t token = 0; token < pass.token_count; token += pass.kernels.tokens) {
+      const int width = pass.width(token);
+      const uint8_t* block = pass.block(token) + tile * kTileGroups * token_group_bytes(width);
+      pass.kernels.panel(panel, count * kTileGroups, block, width, sums + token * kTileRows);
+    }
+  }
+  for (int64_t token = 0; token < pass.token_count; token += pass.kernels.tokens) {
+    write_outputs(pass.problem, pass.first_token + token, pass.width(token), first_row, rows, sums + token * kTileRows);
+  }
+}
+
+void run_pass(const Pass& pass, int threads) {
+  prepare_tokens(pass, threads);
+  const int64_t panels = ceil_div(pass.problem.n, kTileRows);
+  // About ten microseconds of work: a panel's weights at 7 bytes/ns, or its multiplications at 60 a ns.
+  const int64_t panel_ns = 1 + pass.problem.k * (pass.token_count + 5) / 4;
+  const int64_t grain = std::max<int64_t>(1, 10000 / panel_ns);
+  parallel_for(panels, threads, grain, [&](int64_t begin, int64_t end) {
+    thread_local Scratch scratch;
+    for (int64_t p = begin; p < end; ++p) {
+      const uint8_t* tiles = pass.problem.b_tiles + p * pass.tile_columns * kTileBytes;
+      const int64_t first_row = p * kTileRows;
+      const int rows = static_cast<int>(std::min(kTileRows, pass.problem.n - first_row));
+      if (pass.path == dispatch::GemmPath::kPanel) {
+        decode_panel(pass, tiles, first_row, rows, scratch);
+      } else {
+        stream_panel(pass, tiles, first_row, rows);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void gemm(const GemmProblem& problem, int threads) {
+  check_problem(problem);
+  if (problem.m == 0 || problem.n == 0) return;
+  const InstructionSet isa = current_isa();
+  const GemmKernels& kernels = kernels_of(isa);
+  const dispatch::GemmChoice choice = dispatch::choose_gemm(problem, isa, kernels.tokens);
+  thread_local Scratch activations;
+  for (int64_t first = 0; first < problem.m; first += kTokensAtOnce) {
+    Pass pass{problem,
+              kernels,
+              choice.path,
+              first,
+              std::min(kTokensAtOnce, problem.m - first),
+              ceil_div(problem.k, kTileCols),
+              nullptr};
+    pass.blocks = activations.reserve(pass.token_count * pass.bytes_per_token());
+    run_pass(pass, threads);
+  }
+}
+
+void linear(const QuantizeProblem& x, const GemmProblem& gemm_problem, int threads) {
+  check(x.rows == gemm_problem.m && x.cols == gemm_problem.k, "linear: got activations of ", x.rows, " x ", x.cols,
+        ", wanted M x K = ", gemm_problem.m, " x ", gemm_problem.k);
+  check(x.scale_layout == ScaleLayout::kPlain, "linear: got swizzled activation scales, wanted the plain layout");
+  if (gemm_problem.m == 0 || gemm_problem.n == 0) return;
+  const bool per_row = x.mode == GlobalScale::kGivenRow || x.mode == GlobalScale::kComputeRow;
+  const bool given = x.mode == GlobalScale::kGivenTensor || x.mode == GlobalScale::kGivenRow;
+  check(x.global_scale != nullptr || !given, "linear: the given activation global scale is null");
+  const int64_t packed_bytes = round_up(x.rows * x.cols / 2, 64);
+  const int64_t scale_bytes = round_up(x.rows * x.cols / kGroupSize, 64);
+  thread_local Scratch scratch;
+  uint8_t* packed = scratch.reserve(packed_bytes + scale_bytes + x.rows * int64_t{sizeof(float)});
+  QuantizeProblem quantized = x;
+  if (quantized.packed == nullptr) quantized.packed = packed;
+  if (quantized.scale == nullptr) quantized.scale = packed + packed_bytes;
+  if (quantized.global_scale == nullptr) {
+    quantized.global_scale = reinterpret_cast<float*>(packed + packed_bytes + scale_bytes);
+  }
+  quantize(quantized, threads);
+  GemmProblem problem = gemm_problem;
+  problem.a = nullptr;
+  problem.a_packed = quantized.packed;
+  problem.a_scale = quantized.scale;
+  problem.a_global_scale = quantized.global_scale;
+  problem.a_global_scale_per_row = per_row;
+  gemm(problem, threads);
+}
+
+}  // namespace nvfp4::cpu

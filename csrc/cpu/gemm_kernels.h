@@ -1,0 +1,63 @@
+// What one instruction set brings to the gemm; gemm.cpp drives it. One file gemm_<isa>.cpp for each.
+//
+// Everything a kernel reads besides the weight tiles is laid out by the driver:
+//   W4A4 activations: blocks of `width` tokens. For every group of 16 columns a block holds, one after the other,
+//     int8  code[width][16]    twice the e2m1 value, columns in natural order (plus 12 for a kernel that wants uint8)
+//     float scale[width]       s_a * 2^118
+//     int32 offset[width]      -12 * the sum of the token's 16 codes: what weights stored as 2*w + 12 must take back
+//   W4A16 activations: blocks of `width` tokens. For every four columns a block holds float x[width][4], with the four
+//     columns in the order 0, 2, 1, 3.
+// Both are padded with zeros to whole tiles.
+//
+// Block scales enter as bits << 20, which is s_b * 2^-120, exactly, subnormals included; with s_a * 2^118 and dot
+// products of doubled values (4 = 2^2) the sum comes out right. Every product is exact: 12 + 4 + 4 significant bits.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+#include "nvfp4/formats.h"
+#include "nvfp4/layout.h"
+
+namespace nvfp4::cpu {
+
+inline constexpr int kMaxTokens = 8;              // the widest token block of any instruction set
+inline constexpr int kCodeOffset = 12;            // makes a doubled e2m1 value unsigned
+inline constexpr int64_t kPanelGroupBytes = 384;  // of a decoded panel: 256 codes, 16 float scales, 16 int32 offsets
+inline constexpr uint32_t kActivationScaleBits = (127u + 118u) << 23;  // 2^118
+
+NVFP4_INLINE constexpr int64_t token_group_bytes(int width) { return static_cast<int64_t>(width) * 24; }
+
+struct GemmKernels {
+  int tokens;              // block width that the kernels like best; any width from 1 to this works
+  bool unsigned_in_panel;  // `panel` wants the activations' codes plus 12
+
+  // W4A4. sums[width][16] += the tiles' groups, in ascending order, straight from the tiles.
+  void (*stream)(const uint8_t* tiles, int64_t tile_count, const uint8_t* block, int width, float* sums);
+
+  // W4A4 in two steps, for many tokens: tiles to a private layout, and that against one block after the other.
+  void (*decode)(const uint8_t* tiles, int64_t tile_count, uint8_t* panel);
+  void (*panel)(const uint8_t* panel, int64_t group_count, const uint8_t* block, int width, float* sums);
+
+  // W4A16. sums[width][16] = all of the panel's tiles. Per output there are two chains, even for columns with k % 4 in
+  // {0, 1}, odd for {2, 3}. In each group a chain adds its eight products x * w by fused multiply-add in ascending
+  // order, starting from the plain product; then chain = fma(s_b, group, chain). The result is even + odd.
+  void (*stream_float)(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums);
+};
+
+// Constants of static storage, initialised at compile time.
+extern const GemmKernels kGemmPortable;
+#if defined(NVFP4_WITH_AVX2)
+extern const GemmKernels kGemmAvx2;
+#endif
+#if defined(NVFP4_WITH_AVX512)
+extern const GemmKernels kGemmAvx512;
+#endif
+#if defined(NVFP4_WITH_AVX512VNNI)
+extern const GemmKernels kGemmAvx512Vnni;
+#endif
+#if defined(NVFP4_WITH_NEON)
+extern const GemmKernels kGemmNeon;
+#endif
+
+}  // namespace nvfp4::cpu

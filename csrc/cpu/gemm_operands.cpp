@@ -1,0 +1,172 @@
+#include "gemm_operands.h"
+
+#include <cstring>
+#include <new>
+
+#include "gemm_kernels.h"
+#include "nvfp4/errors.h"
+#include "nvfp4/layout.h"
+
+namespace nvfp4::cpu {
+namespace {
+
+// Both codes of a packed byte at once: [0] signed, [1] plus 12; the low nibble comes first in memory.
+struct PairTables {
+  uint16_t codes[2][256];
+  int8_t sum[256];
+  PairTables() {
+    for (int byte = 0; byte < 256; ++byte) {
+      const int low = kTwiceE2M1[byte & 15];
+      const int high = kTwiceE2M1[byte >> 4];
+      for (int biased = 0; biased < 2; ++biased) {
+        const uint8_t pair[2] = {static_cast<uint8_t>(low + kCodeOffset * biased),
+                                 static_cast<uint8_t>(high + kCodeOffset * biased)};
+        memcpy(&codes[biased][byte], pair, sizeof(pair));
+      }
+      sum[byte] = static_cast<int8_t>(low + high);
+    }
+  }
+};
+
+const PairTables& pair_tables() {
+  static const PairTables tables;
+  return tables;
+}
+
+float half_to_float(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t rest = half & 0x7FFFu;
+  if (rest >= 0x7C00u) return bits_float(sign | 0x7F800000u | (rest & 0x3FFu) << 13);
+  return bits_float(sign | float_bits(bits_float(rest << 13) * bits_float((127u + 112u) << 23)));
+}
+
+float load_float(const void* data, DType dtype, int64_t index) {
+  if (dtype == DType::kFloat32) return static_cast<const float*>(data)[index];
+  const uint16_t bits = static_cast<const uint16_t*>(data)[index];
+  return dtype == DType::kBFloat16 ? bits_float(static_cast<uint32_t>(bits) << 16) : half_to_float(bits);
+}
+
+// The rounding helpers are free of branches so that the compiler can keep a whole row of sums in vectors.
+inline uint16_t to_bfloat16(float x) {
+  const uint32_t bits = float_bits(x);
+  const uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+  return static_cast<uint16_t>(x != x ? 0x7FC0u : rounded);
+}
+
+inline uint16_t to_float16(float x) {
+  const uint32_t bits = float_bits(x);
+  const uint32_t sign = bits >> 16 & 0x8000u;
+  const uint32_t magnitude = bits & 0x7FFFFFFFu;
+  // Normal results: round the mantissa to ten bits; a carry runs into the exponent, up to infinity, as it should.
+  const uint32_t rounded = (magnitude + 0xFFFu + (magnitude >> 13 & 1u)) >> 13;
+  const uint32_t normal = rounded - (112u << 10) < 0x7C00u ? rounded - (112u << 10) : 0x7C00u;
+  // Subnormal results lie on the grid 2^-24, which is the spacing of float32 at 0.5.
+  const uint32_t subnormal = float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f);
+  const uint32_t value = magnitude >= (113u << 23) ? normal : subnormal;
+  return static_cast<uint16_t>(x != x ? 0x7E00u : sign | value);
+}
+
+inline void store_row(const float* y, void* out, DType dtype, int64_t offset, int rows) {
+  if (dtype == DType::kBFloat16) {
+    uint16_t rounded[kTileRows];
+    for (int r = 0; r < kTileRows; ++r) rounded[r] = to_bfloat16(y[r]);
+    memcpy(static_cast<uint16_t*>(out) + offset, rounded, sizeof(uint16_t) * rows);
+  } else if (dtype == DType::kFloat16) {
+    uint16_t rounded[kTileRows];
+    for (int r = 0; r < kTileRows; ++r) rounded[r] = to_float16(y[r]);
+    memcpy(static_cast<uint16_t*>(out) + offset, rounded, sizeof(uint16_t) * rows);
+  } else {
+    float exact[kTileRows];
+    for (int r = 0; r < kTileRows; ++r) exact[r] = y[r] != y[r] ? bits_float(0x7FC00000u) : y[r];
+    memcpy(static_cast<float*>(out) + offset, exact, sizeof(float) * rows);
+  }
+}
+
+}  // namespace
+
+Scratch::~Scratch() { operator delete(data_, std::align_val_t{64}); }
+
+uint8_t* Scratch::reserve(int64_t bytes) {
+  if (bytes > capacity_) {
+    operator delete(data_, std::align_val_t{64});
+    data_ = nullptr;
+    capacity_ = 0;
+    data_ = static_cast<uint8_t*>(operator new(static_cast<size_t>(bytes), std::align_val_t{64}));
+    capacity_ = bytes;
+  }
+  return data_;
+}
+
+void expand_tokens(const GemmProblem& problem, int64_t first, int width, bool unsigned_codes, uint8_t* block) {
+  const PairTables& tables = pair_tables();
+  const uint16_t* codes = tables.codes[unsigned_codes ? 1 : 0];
+  const int64_t groups = problem.k / kGroupSize;
+  const int64_t padded = ceil_div(problem.k, kTileCols) * kTileGroups;
+  const int64_t step = token_group_bytes(width);
+  uint8_t signs = 0;
+  for (int t = 0; t < width; ++t) {
+    const uint8_t* packed = problem.a_packed + (first + t) * (problem.k / 2);
+    const uint8_t* scale = problem.a_scale + (first + t) * groups;
+    for (int64_t g = 0; g < groups; ++g) {
+      uint8_t* out = block + g * step;
+      uint16_t pairs[8];
+      int32_t sum = 0;
+      for (int i = 0; i < 8; ++i) {
+        pairs[i] = codes[packed[8 * g + i]];
+        sum += tables.sum[packed[8 * g + i]];
+      }
+      memcpy(out + 16 * t, pairs, sizeof(pairs));
+      const float s_a = e4m3_to_float(scale[g]) * bits_float(kActivationScaleBits);
+      memcpy(out + 16 * width + 4 * t, &s_a, sizeof(s_a));
+      const int32_t offset = -kCodeOffset * sum;
+      memcpy(out + 20 * width + 4 * t, &offset, sizeof(offset));
+      signs |= scale[g];
+    }
+  }
+  // A zero scale makes the padding's terms zero whatever its codes are.
+  memset(block + groups * step, 0, static_cast<size_t>((padded - groups) * step));
+  check(signs < 0x80, "activation block scales: got a byte with its sign bit set in rows ", first, " to ",
+        first + width - 1, ", wanted e4m3 scales >= 0; quantize the activations again");
+}
+
+void widen_tokens(const GemmProblem& problem, int64_t first, int width, float* block) {
+  constexpr int kOrder[4] = {0, 2, 1, 3};
+  const int64_t padded = ceil_div(problem.k, kTileCols) * kTileCols;
+  for (int t = 0; t < width; ++t) {
+    const int64_t row = (first + t) * problem.a_row_stride;
+    for (int64_t column = 0; column < problem.k; column += 4) {
+      float* out = block + column * width + 4 * t;
+      for (int i = 0; i < 4; ++i) out[i] = load_float(problem.a, problem.a_dtype, row + column + kOrder[i]);
+    }
+  }
+  memset(block + problem.k * width, 0, sizeof(float) * static_cast<size_t>((padded - problem.k) * width));
+}
+
+void write_outputs(const GemmProblem& problem, int64_t first_token, int width, int64_t first_row, int rows,
+                   const float* sums) {
+  float bias[kTileRows] = {};
+  double g_b[kTileRows];
+  for (int r = 0; r < kTileRows; ++r) {
+    const bool used = r < rows;
+    if (problem.bias != nullptr && used) bias[r] = load_float(problem.bias, problem.bias_dtype, first_row + r);
+    g_b[r] = problem.b_global_scale[problem.b_global_scale_per_row && used ? first_row + r : 0];
+  }
+  for (int t = 0; t < width; ++t) {
+    const int64_t token = first_token + t;
+    const double g_a =
+        problem.a_packed == nullptr ? 1.0 : problem.a_global_scale[problem.a_global_scale_per_row ? token : 0];
+    float y[kTileRows];
+    if (problem.b_global_scale_per_row) {
+      for (int r = 0; r < kTileRows; ++r) y[r] = sums[16 * t + r] * static_cast<float>(1.0 / (g_a * g_b[r]));
+    } else {
+      const float alpha = static_cast<float>(1.0 / (g_a * g_b[0]));
+      for (int r = 0; r < kTileRows; ++r) y[r] = sums[16 * t + r] * alpha;
+    }
+    if (problem.bias != nullptr) {
+      for (int r = 0; r < kTileRows; ++r) y[r] += bias[r];
+    }
+    store_row(y, problem.out, problem.out_dtype, token * problem.n + first_row, rows);
+  }
+}
+
+}  // namespace nvfp4::cpu

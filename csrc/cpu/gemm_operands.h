@@ -1,0 +1,36 @@
+// What the gemm driver makes before and after the kernels run: token blocks from activations, outputs from sums.
+#pragma once
+
+#include <cstdint>
+
+#include "nvfp4/problem.h"
+
+namespace nvfp4::cpu {
+
+// A 64-byte aligned buffer that keeps its memory between calls; contents are not preserved when it grows.
+class Scratch {
+ public:
+  Scratch() = default;
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  uint8_t* reserve(int64_t bytes);
+
+ private:
+  uint8_t* data_ = nullptr;
+  int64_t capacity_ = 0;
+};
+
+// Tokens [first, first + width) of a W4A4 problem as one block of gemm_kernels.h, padded to whole tiles. Throws when an
+// activation scale has its sign bit set.
+void expand_tokens(const GemmProblem& problem, int64_t first, int width, bool unsigned_codes, uint8_t* block);
+
+// The same for the float activations of W4A16.
+void widen_tokens(const GemmProblem& problem, int64_t first, int width, float* block);
+
+// Writes out[first_token + t][first_row + r] for t < width and r < rows:
+// round_out(round32(round32(sum * alpha) + bias)), where every NaN becomes the canonical quiet one.
+void write_outputs(const GemmProblem& problem, int64_t first_token, int width, int64_t first_row, int rows,
+                   const float* sums);
+
+}  // namespace nvfp4::cpu

@@ -1,0 +1,26 @@
+// Which gemm kernel a problem gets: candidates, one validity predicate, one comparator, and a choice that names itself.
+#pragma once
+
+#include <string>
+
+#include "cpu/isa.h"
+#include "nvfp4/problem.h"
+
+namespace nvfp4::dispatch {
+
+enum class GemmPath {
+  kStream,       // W4A4, weights decoded in registers for a block of tokens
+  kPanel,        // W4A4, a panel decoded once into cache for all tokens
+  kStreamFloat,  // W4A16, weights decoded in registers for a block of tokens
+};
+
+struct GemmChoice {
+  cpu::InstructionSet isa;
+  GemmPath path;
+  std::string name() const;  // such as "avx2/w4a4/stream"
+};
+
+// The cheapest valid path on `isa`, whose kernels take `tokens` tokens in a block.
+GemmChoice choose_gemm(const GemmProblem& problem, cpu::InstructionSet isa, int tokens);
+
+}  // namespace nvfp4::dispatch
