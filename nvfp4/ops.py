@@ -205,6 +205,10 @@ def _linear_autograd(
             x, bias, weight, weight_scale, weight_global_scale, input_global_scale, *args
         )
         return result
+    if type(x) is Tensor and not torch._C._len_torch_dispatch_stack():
+        # Nothing between autograd and the kernel wants to see this call: no fake or functional tensor, no mode.
+        # Going through the dispatcher a second time would cost as much as the rest of the call.
+        return _linear(x, weight, weight_scale, weight_global_scale, input_global_scale, bias, *args)
     with torch._C._AutoDispatchBelowAutograd():
         return _linear_op(x, weight, weight_scale, weight_global_scale, input_global_scale, bias, *args)
 
