@@ -5,6 +5,10 @@ include(CheckCXXCompilerFlag)
 # <sources>, gives the others their flags, and sets <definitions> to NVFP4_WITH_<ISA> for every instruction set kept.
 function(nvfp4_select_isas sources_variable definitions_variable)
   set(avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # GCC's own AVX-512 header initialises a variable with itself and then warns of it (GCC bug 105593).
+    list(APPEND avx512 -Wno-uninitialized -Wno-maybe-uninitialized)
+  endif()
   set(x86_64_isas AVX2 AVX512 AVX512VNNI)
   set(flags_AVX2 -mavx2 -mfma -mf16c)
   set(flags_AVX512 ${avx512})
