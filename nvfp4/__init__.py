@@ -1,0 +1,49 @@
+"""NVFP4 for PyTorch: exact four-bit numbers, fast kernels, and `NVFP4Linear` to run a model in them.
+
+>>> import nvfp4
+>>> nvfp4.quantize_model(model, recipe="gemma-mlp")
+"""
+
+# The compiled core takes libgomp from torch, which is therefore loaded first.
+import torch  # noqa: F401, I001
+
+from nvfp4 import _C, backends, env
+from nvfp4.functional import (
+    dequantize,
+    linear,
+    matmul,
+    pack,
+    quantize,
+    swizzle_scales,
+    to_layout,
+    unpack,
+    unswizzle_scales,
+)
+from nvfp4.metrics import evaluate
+from nvfp4.nn import NVFP4Linear, Recipe, prepare
+from nvfp4.ptq import quantize_model
+from nvfp4.tensor import NVFP4Tensor
+
+__all__ = [
+    "NVFP4Linear",
+    "NVFP4Tensor",
+    "Recipe",
+    "__version__",
+    "backends",
+    "dequantize",
+    "evaluate",
+    "linear",
+    "matmul",
+    "pack",
+    "prepare",
+    "quantize",
+    "quantize_model",
+    "swizzle_scales",
+    "to_layout",
+    "unpack",
+    "unswizzle_scales",
+]
+
+__version__: str = _C.build_info()["version"]
+
+env.configure_logging()

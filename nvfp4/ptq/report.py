@@ -1,0 +1,117 @@
+"""What `quantize_model` did: every Linear, counted by name pattern, with sizes and reasons. Prints through rich."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from nvfp4.ptq.plan import name_patterns
+
+__all__ = ["QuantizationReport", "QuantizedModule", "human_bytes"]
+
+
+def human_bytes(n: int) -> str:
+    """A size with three digits and its unit, in powers of 1000."""
+    size = float(n)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size /= 1000
+    else:
+        unit = "TB"
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+
+
+@dataclass(frozen=True)
+class QuantizedModule:
+    """One Linear that became an `NVFP4Linear`.
+
+    Attributes:
+        name: in the model.
+        shape: (out_features, in_features).
+        mode: ``W4A4 per token``, ``W4A4 static`` or ``W4A16``.
+        target: the recipe's entry that took it.
+        bytes_before: of weight and bias.
+        bytes_after: of all its parameters, in the plain layout.
+        note: why it differs from what was asked, or empty.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    mode: str
+    target: str
+    bytes_before: int
+    bytes_after: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """The result of `quantize_model`.
+
+    Attributes:
+        quantized: in the model's order.
+        skipped: reason by name, of every other Linear.
+        idle_targets: targets of the recipe that matched no module.
+        model_bytes_before: of all parameters and buffers, shared ones once.
+        model_bytes_after: the same afterwards.
+    """
+
+    quantized: tuple[QuantizedModule, ...]
+    skipped: dict[str, str]
+    idle_targets: tuple[str, ...]
+    model_bytes_before: int
+    model_bytes_after: int
+
+    @property
+    def bytes_before(self) -> int:
+        """Of the quantised Linears."""
+        return sum(m.bytes_before for m in self.quantized)
+
+    @property
+    def bytes_after(self) -> int:
+        """Of the modules that replaced them."""
+        return sum(m.bytes_after for m in self.quantized)
+
+    def __rich__(self) -> Group:
+        """Two tables and a line of totals."""
+        done = Table(title=f"NVFP4: {len(self.quantized)} Linears quantised", title_justify="left")
+        for header in ("module", "count", "shape", "format", "before", "after"):
+            done.add_column(header, justify="left" if header in ("module", "format") else "right")
+        rows: dict[tuple[str, str, str, str], list[QuantizedModule]] = {}
+        for m in self.quantized:
+            (pattern,) = name_patterns([m.name])
+            rows.setdefault((pattern, f"{m.shape[0]} x {m.shape[1]}", m.mode, m.note), []).append(m)
+        for (pattern, shape, mode, note), members in rows.items():
+            before, after = sum(m.bytes_before for m in members), sum(m.bytes_after for m in members)
+            label = f"{mode} ({note})" if note else mode
+            done.add_row(Text(pattern), str(len(members)), shape, label, human_bytes(before), human_bytes(after))
+        parts: list[Table | Text] = [done]
+        if self.skipped:
+            left = Table(title=f"{len(self.skipped)} Linears left as they were", title_justify="left")
+            for header in ("module", "count", "why"):
+                left.add_column(header, justify="right" if header == "count" else "left")
+            counts = Counter((*name_patterns([name]), reason) for name, reason in self.skipped.items())
+            for (pattern, reason), count in counts.items():
+                left.add_row(Text(pattern), str(count), Text(reason))
+            parts.append(left)
+        if self.idle_targets:
+            parts.append(Text(f"Targets that matched nothing: {', '.join(self.idle_targets)}"))
+        parts.append(
+            Text(
+                f"Quantised Linears: {human_bytes(self.bytes_before)} -> {human_bytes(self.bytes_after)}; "
+                f"model: {human_bytes(self.model_bytes_before)} -> {human_bytes(self.model_bytes_after)}"
+            )
+        )
+        return Group(*parts)
+
+    def __str__(self) -> str:
+        """The same tables as plain text."""
+        console = Console(width=120, color_system=None, force_terminal=False, no_color=True)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
