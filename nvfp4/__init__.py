@@ -5,7 +5,7 @@
 """
 
 # The compiled core takes libgomp from torch, which is therefore loaded first.
-import torch  # noqa: F401, I001
+import torch  # noqa: F401
 
 from nvfp4 import _C, backends, env
 from nvfp4.functional import (

@@ -1,7 +1,8 @@
 """What `NVFP4Linear.weight` is: the facts about a weight whose values only exist as four-bit codes.
 
 Libraries ask a Linear's weight for its dtype, device and shape, and rarely for more: PEFT places its adapters by them,
-transformers skips what is marked as initialised. Handing out values would dequantise in silence, so nothing else is here.
+transformers skips what is marked as initialised. Handing out values would dequantise in silence, so nothing else is
+here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WeightHandle"]
 
-_ADVICE = "NVFP4Linear.weight is a read-only handle without values; the module's .dequantize() gives an nn.Linear with them"
+_ADVICE = (
+    "NVFP4Linear.weight is a read-only handle without values; the module's .dequantize() gives an nn.Linear with them"
+)
 
 
 class WeightHandle:

@@ -1,4 +1,4 @@
-"""`NVFP4Linear`: an `nn.Linear` whose weight is four-bit codes, and whose input is quantised on the way in (W4A4) or not."""
+"""`NVFP4Linear`: an `nn.Linear` whose weight is four-bit codes, and whose input is quantised on the way in, or not."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ def _frozen(tensor: Tensor) -> Parameter:
 class NVFP4Linear(nn.Linear):
     """y = x W^T + b with W in NVFP4.
 
-    Parameters, all with `requires_grad=False`, named and laid out as compressed-tensors does on disk: `weight_packed` uint8
-    [N, K/2], `weight_scale` float8_e4m3fn [N, K/16], `weight_global_scale` float32 [1], `input_global_scale` float32 [1]
-    (static activations only), `bias` [N].
+    Parameters, all with `requires_grad=False`, named and laid out as compressed-tensors does on disk: `weight_packed`
+    uint8 [N, K/2], `weight_scale` float8_e4m3fn [N, K/16], `weight_global_scale` float32 [1], `input_global_scale`
+    float32 [1] (static activations only), `bias` [N].
 
-    `nvfp4.prepare` replaces the first two by one backend's own byte layout (`weight_prepared`, `weight_prepared_scale`).
-    `state_dict` gives and `load_state_dict` takes the plain bytes in either state. No cast of the module (`.to(dtype)`,
-    `.half()`, autocast) changes a byte of weight or scales: it casts the bias and what `.weight.dtype` says.
+    `nvfp4.prepare` replaces the first two by one backend's own byte layout (`weight_prepared` and
+    `weight_prepared_scale`, uint8). `state_dict` gives and `load_state_dict` takes the plain bytes in either state. No
+    cast of the module (`.to(dtype)`, `.half()`, autocast) changes a byte of weight or scales: it casts the bias, and
+    what `.weight.dtype` says.
 
     A new module's weight and bias are zero until something is loaded.
 
@@ -47,12 +48,13 @@ class NVFP4Linear(nn.Linear):
         activations: ``nvfp4`` quantises the input too (W4A4), None leaves it as it is (W4A16).
         device: where the bytes are.
         dtype: of the bias, and what `.weight.dtype` says; float32, float16 or bfloat16.
-        static: hold one calibrated `input_global_scale`. Otherwise every token's own is computed, so that a token's result
-            does not depend on its neighbours.
+        static: hold one calibrated `input_global_scale`. Otherwise every token's own is computed, so that a token's
+            result does not depend on its neighbours.
 
     Raises:
         TypeError: the dtype is none of the three.
-        ValueError: K is no multiple of 16, a size is negative, `activations` is unknown, or `static` without activations.
+        ValueError: K is no multiple of 16, a size is negative, `activations` is unknown, or `static` comes without
+            activations.
     """
 
     # The whole module is marked as initialised for transformers: there is nothing in it to draw at random.
@@ -120,8 +122,9 @@ class NVFP4Linear(nn.Linear):
         input_scale = held["input_global_scale"]
         mode = "none" if self.activations is None else "row" if input_scale is None else "static"
         result: Tensor = _linear(
-            x, weight, scale, held["weight_global_scale"], input_scale, held["bias"], self.out_features, self.layout, mode
-        )
+            x, weight, scale, held["weight_global_scale"], input_scale, held["bias"], self.out_features, self.layout,
+            mode,
+        )  # fmt: skip
         return result
 
     # --- what others see --------------------------------------------------------------------------------------------
@@ -156,11 +159,11 @@ class NVFP4Linear(nn.Linear):
     def quantized_weight(self) -> NVFP4Tensor:
         """The weight as an `NVFP4Tensor` [N, K] in the layout it is held in; no copy."""
         packed, scale = (p.detach() for p in state.held_parameters(self))
-        shape = (self.out_features, self.in_features)
-        return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), self.weight_global_scale.detach(), shape, self.layout)
+        shape, global_scale = (self.out_features, self.in_features), self.weight_global_scale.detach()
+        return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), global_scale, shape, self.layout)
 
     def dequantize(self) -> nn.Linear:
-        """An ordinary, trainable `nn.Linear` with the weight's exact values rounded to `dtype`, and a copy of the bias."""
+        """An ordinary, trainable `nn.Linear`: the weight's exact values rounded to `dtype`, and a copy of the bias."""
         linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         linear.weight = Parameter(self.quantized_weight().dequantize(self._dtype))
         if self.bias is not None:
@@ -193,15 +196,15 @@ class NVFP4Linear(nn.Linear):
         Args:
             linear: weight [N, K] in float32, float16 or bfloat16, K a multiple of 16. It is not changed.
             activations: ``nvfp4`` (W4A4) or None (W4A16).
-            weight_global_scale: the encode scale 2688 / amax to use, one positive number; None computes it. Linears that an
-                engine fuses (gate and up; q, k and v) must share one.
+            weight_global_scale: the encode scale 2688 / amax to use, one positive number; None computes it. Linears
+                that an engine fuses (gate and up; q, k and v) must share one.
             input_global_scale: the same of the input, from calibration; None computes one a token.
             scheme: ``compressed-tensors`` gives the bytes llm-compressor writes, ``nvfp4`` rounds once less.
 
         Raises:
             TypeError: not an `nn.Linear`, quantised already, or of another dtype.
-            ValueError: K is no multiple of 16, the weight holds NaN or Inf or is on the meta device, a global scale is not
-                one positive finite number, or an input_global_scale comes without activations.
+            ValueError: K is no multiple of 16, the weight holds NaN or Inf or is on the meta device, a global scale is
+                not one positive finite number, or an input_global_scale comes without activations.
         """
         if not isinstance(linear, nn.Linear) or isinstance(linear, NVFP4Linear):
             raise TypeError(f"from_linear: got {type(linear).__name__}, wanted an nn.Linear that is not quantised yet")
@@ -255,7 +258,11 @@ class NVFP4Linear(nn.Linear):
         """Move and cast: devices for everything, dtypes for the bias alone."""
         frozen = {id(p) for name, p in self._parameters.items() if p is not None and name != "bias"}
         dtype = fn(torch.empty(0, dtype=self._dtype, device=self.device)).dtype
-        super()._apply(lambda t: state.apply_to_bytes(fn, t) if id(t) in frozen else fn(t), recurse)
+
+        def keep(t: Tensor) -> Tensor:
+            return state.apply_to_bytes(fn, t) if id(t) in frozen else fn(t)
+
+        super()._apply(keep, recurse)  # type: ignore[no-untyped-call]
         if dtype.is_floating_point:
             self._dtype = dtype
         return self

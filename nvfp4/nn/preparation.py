@@ -45,7 +45,8 @@ def prepare(module: _Module, backend: str | None = None) -> _Module:
     """Bring every `NVFP4Linear` in a module into the byte layout its backend reads, in place, and return the module.
 
     The plain bytes are replaced, not kept beside; `state_dict()` gives them back. Preparing twice changes nothing, and
-    preparing again after `.to(device)` brings the layout of the new device. Weights shared by several modules stay shared.
+    preparing again after `.to(device)` brings the layout of the new device. Weights shared by several modules stay
+    shared.
 
     Args:
         module: a model, or one `NVFP4Linear`.

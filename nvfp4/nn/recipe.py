@@ -16,8 +16,10 @@ __all__ = ["PRESETS", "Recipe", "matches"]
 
 
 def matches(name: str, module: nn.Module, target: str) -> bool:
-    """Whether a target means a module: its exact name, ``re:`` and a regex that matches from the name's start, or the name
-    of its class or of one of its base classes (compressed-tensors 0.20, `utils/match.py`).
+    """Whether a target means a module (compressed-tensors 0.20, `utils/match.py`).
+
+    A target is the module's exact name, ``re:`` and a regex that matches from the name's start, or the name of the
+    module's class or of one of its base classes.
     """
     if target.startswith("re:"):
         return re.match(target.removeprefix("re:"), name) is not None
@@ -33,8 +35,8 @@ class Recipe(BaseModel):
         targets: modules to quantise with `scheme`: names, ``re:`` regexes or class names.
         ignore: modules to leave alone, in the same words; stronger than any target.
         scheme: ``NVFP4`` (W4A4) or ``NVFP4A16`` (weights only), or a mapping from one of them to its own targets.
-        config_groups: instead of a scheme, groups with `targets`, `weights` and `input_activations` spelt out, or a scheme
-            name with its targets.
+        config_groups: instead of a scheme, groups with `targets`, `weights` and `input_activations` spelt out, or a
+            scheme name with its targets.
         kv_cache_scheme: must be None.
         bypass_divisibility_checks: must be False; a K that is no multiple of 16 cannot be stored.
 
@@ -72,7 +74,9 @@ class Recipe(BaseModel):
             got = "neither" if self.scheme is None else "both"
             raise ValueError(f"got {got} of scheme and config_groups, wanted one of them")
         if self.bypass_divisibility_checks:
-            raise ValueError("bypass_divisibility_checks: got True, wanted False; K must be a multiple of 16, ignore the others")
+            raise ValueError(
+                "bypass_divisibility_checks: got True, wanted False; K must be a multiple of 16, ignore the others"
+            )
         groups = self.groups()
         targets = [target for group in groups for target in group.targets]
         if not targets:
@@ -97,7 +101,7 @@ class Recipe(BaseModel):
 
         An exact name is stronger than a regex, a regex than a class; within each kind targets go by the alphabet.
         """
-        pairs = [(target, group) for group in self.groups() for target in group.targets if matches(name, module, target)]
+        pairs = [(t, group) for group in self.groups() for t in group.targets if matches(name, module, t)]
 
         def strength(pair: tuple[str, QuantizationGroup]) -> tuple[int, str]:
             target = pair[0]
@@ -114,7 +118,7 @@ class Recipe(BaseModel):
         """A recipe by name.
 
         - ``gemma-mlp``: gate, up and down projections of the language model in W4A4; attention, embeddings, the output
-          head and everything of vision and audio stay as they are. Fits every model that names its MLP so (Llama, Qwen).
+          head and everything of vision and audio stay as they are. Fits every model that names its MLP so (Llama).
         - ``all-linear``: every Linear of the language model but the output head, in W4A4.
         - ``weight-only``: the same Linears in W4A16.
 

@@ -78,7 +78,8 @@ class QuantizationGroup(BaseModel):
 
     @model_validator(mode="after")
     def _is_nvfp4(self) -> QuantizationGroup:
-        for name, args, wanted in (("weights", self.weights, _WEIGHTS), ("input_activations", self.input_activations, _INPUTS)):
+        inputs = self.input_activations
+        for name, args, wanted in (("weights", self.weights, _WEIGHTS), ("input_activations", inputs, _INPUTS)):
             differences = "" if args is None else ", ".join(args.differences(wanted))
             if differences:
                 raise ValueError(f"{name}: got {differences}; {_SUPPORTED}")
@@ -101,12 +102,13 @@ class QuantizationGroup(BaseModel):
             raise ValueError(f"scheme: got {scheme!r}; {_SUPPORTED}")
         args: dict[str, Any] = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
         inputs = None if SCHEMES[name] is None else QuantizationArgs(**args, dynamic="local", observer="static_minmax")
-        return cls(targets=targets, weights=QuantizationArgs(**args, observer="memoryless_minmax"), input_activations=inputs)
+        weights = QuantizationArgs(**args, observer="memoryless_minmax")
+        return cls(targets=targets, weights=weights, input_activations=inputs)
 
 
 _SUPPORTED = (
-    "supported are the schemes NVFP4 (W4A4) and NVFP4A16 (weights only): 4-bit float, strategy tensor_group, group_size 16, "
-    "symmetric, min-max observers"
+    "supported are the schemes NVFP4 (W4A4) and NVFP4A16 (weights only): 4-bit float, strategy tensor_group, "
+    "group_size 16, symmetric, min-max observers"
 )
 
 

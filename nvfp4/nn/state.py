@@ -1,4 +1,4 @@
-"""The two states of an `NVFP4Linear`, plain and prepared: holding bytes, moving them, saving and loading the plain ones."""
+"""The two states of an `NVFP4Linear`, plain and prepared: holding bytes, moving, saving and loading them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch.nn import Parameter
 from nvfp4 import functional
 from nvfp4.checks import FLOATS
 from nvfp4.formats import check_group_multiple
-from nvfp4.tensor import NVFP4Tensor
 
 if TYPE_CHECKING:
     from nvfp4.nn.linear import NVFP4Linear
@@ -58,9 +57,7 @@ def hold(module: NVFP4Linear, layout: str, packed: Parameter, scale: Parameter) 
 
 def held_parameters(module: NVFP4Linear) -> tuple[Parameter, Parameter]:
     """The two parameters the module holds its weight in: codes and scales, in its layout."""
-    packed, scale = (
-        module._parameters[name] for name in (PLAIN_NAMES if module.layout == "plain" else PREPARED_NAMES)
-    )
+    packed, scale = (module._parameters[name] for name in (PLAIN_NAMES if module.layout == "plain" else PREPARED_NAMES))
     assert packed is not None
     assert scale is not None
     return packed, scale
@@ -148,8 +145,8 @@ def _refusals(state_dict: dict[str, Any], prefix: str) -> Iterator[str]:
             yield f"{prefix}{name}: got {value.dtype}, wanted {wanted}; bytes and scales are never cast"
     if prefix + "weight" in state_dict and prefix + "weight_packed" not in state_dict:
         yield (
-            f"{prefix}weight: the state dict holds an unquantised weight, wanted weight_packed and weight_scale; load it "
-            "into the unquantised model and call nvfp4.quantize_model"
+            f"{prefix}weight: the state dict holds an unquantised weight, wanted weight_packed and weight_scale; load "
+            "it into the unquantised model and call nvfp4.quantize_model"
         )
 
 
@@ -192,5 +189,5 @@ def loading(
 
 def plain_names(module: NVFP4Linear) -> list[str]:
     """Names of the module's entries in a state dict."""
-    others = [name for name, p in module._parameters.items() if p is not None and name not in (*PLAIN_NAMES, *PREPARED_NAMES)]
-    return [*PLAIN_NAMES, *others]
+    weight = (*PLAIN_NAMES, *PREPARED_NAMES)
+    return [*PLAIN_NAMES, *(name for name, p in module._parameters.items() if p is not None and name not in weight)]

@@ -87,7 +87,7 @@ def observe_inputs(
     amax: dict[str, Tensor] = {}
 
     def watch(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x: Tensor = args[0] if args else kwargs["input"]
             if x.numel():
                 low, high = torch.aminmax(x.detach())

@@ -20,7 +20,7 @@ __all__ = ["FUSED", "Plan", "Planned", "make_plan", "name_patterns", "shared_sca
 
 FUSED = (("gate_proj", "up_proj"), ("q_proj", "k_proj", "v_proj"), ("q_a_proj", "kv_a_proj_with_mqa"), ("w1", "w3"))
 """Siblings that inference engines fuse into one product and that therefore share global scales (llm-compressor 0.12,
-`observers/helpers.py`). Whatever is there of them shares: a Gemma-4 global layer has no v_proj and is fused all the same."""
+`observers/helpers.py`). Those that are there share: engines fuse a Gemma-4 global layer too, which has no v_proj."""
 
 _LISTED = 8
 
@@ -87,7 +87,9 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
     if not isinstance(model, nn.Module):
         raise TypeError(f"quantize_model: got {type(model).__name__}, wanted a torch.nn.Module")
     if isinstance(model, nn.Linear):
-        raise ValueError("quantize_model: the model is itself a Linear; use NVFP4Linear.from_linear, it returns a new module")
+        raise ValueError(
+            "quantize_model: the model is itself a Linear; use NVFP4Linear.from_linear, it returns a new module"
+        )
     plan, owners, busy = Plan(), _owners(model), set[str]()
     for name, module in model.named_modules():
         busy.update(t for group in recipe.groups() for t in group.targets if matches(name, module, t))
@@ -113,8 +115,8 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
         reasons = [f"{reason}: {_listing(name_patterns(n for n, r in plan.skipped.items() if r == reason))}"
                    for reason in dict.fromkeys(plan.skipped.values())]  # fmt: skip
         raise ValueError(
-            f"quantize_model: the recipe matches no Linear of this {type(model).__name__}. Targets: {', '.join(targets)}. "
-            f"Linears: {'; '.join(reasons) or 'none'}"
+            f"quantize_model: the recipe matches no Linear of this {type(model).__name__}. "
+            f"Targets: {', '.join(targets)}. Linears: {'; '.join(reasons) or 'none'}"
         )
     return plan
 
@@ -126,7 +128,7 @@ def _listing(items: Iterable[str]) -> str:
 
 
 def shared_scales(matched: list[Planned], amax: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Global scales 2688 / amax as compressed-tensors computes them (`generate_gparam`: in amax's dtype), siblings sharing.
+    """Global scales 2688 / amax as compressed-tensors computes them (`generate_gparam`: in amax's dtype).
 
     Args:
         matched: the Linears; those without an entry in `amax` get no scale.
@@ -138,8 +140,8 @@ def shared_scales(matched: list[Planned], amax: dict[str, Tensor]) -> dict[str, 
     largest: dict[tuple[str, int] | str, Tensor] = {}
     for p in matched:
         if p.name in amax:
-            key = p.fused_key
-            largest[key] = torch.maximum(largest[key].to(amax[p.name]), amax[p.name]) if key in largest else amax[p.name]
+            key, own = p.fused_key, amax[p.name]
+            largest[key] = torch.maximum(largest[key].to(own.device), own) if key in largest else own
     return {
         p.name: reference.global_scale_of(largest[p.fused_key].reshape(1), scheme="compressed-tensors")
         for p in matched
@@ -151,7 +153,8 @@ def weight_scales(matched: list[Planned]) -> dict[str, Tensor]:
     """Every matched weight's global scale, after a check of all weights.
 
     Raises:
-        ValueError: some weights cannot be quantised; the message names each (K no multiple of 16, NaN or Inf, meta device).
+        ValueError: some weights cannot be quantised (K no multiple of 16, NaN or Inf, meta device); the message names
+            them.
     """
     amax, refused = {}, []
     for p in matched:

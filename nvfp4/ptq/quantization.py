@@ -60,15 +60,15 @@ def quantize_model(
 ) -> QuantizationReport:
     """Replace the Linears that a recipe names by prepared `NVFP4Linear`s, in place.
 
-    Weights get the bytes that llm-compressor writes for them, with one global scale for siblings that engines fuse (gate
-    and up; q, k and v). Everything is checked, and calibration is run, before the first module changes; then each module is
-    computed first and swapped after, so that a failed run leaves a model that works, partly quantised.
+    Weights get the bytes that llm-compressor writes for them, with one global scale for siblings that engines fuse
+    (gate and up; q, k and v). Everything is checked, and calibration is run, before the first module changes; then each
+    module is computed first and swapped after, so that a failed run leaves a model that works, partly quantised.
 
     Args:
         model: a model with values, on any device. Shared modules stay shared.
         recipe: a `Recipe`, a preset's name (``gemma-mlp``, ``all-linear``, ``weight-only``), or a YAML file or text.
-        calibration: token tensors [T] or [1, T]. They are run through the unquantised model, and every W4A4 Linear gets a
-            static `input_global_scale` from the largest input it saw. None: one scale a token, computed as it comes.
+        calibration: token tensors [T] or [1, T]. They are run through the unquantised model, and every W4A4 Linear gets
+            a static `input_global_scale` from the largest input it saw. None: one scale a token, computed as it comes.
         progress: show progress bars and print the report.
 
     Returns:
@@ -77,8 +77,8 @@ def quantize_model(
     Raises:
         FileNotFoundError: the recipe's file.
         TypeError: an argument of the wrong kind.
-        ValueError: the recipe is malformed or matches nothing, a matched weight cannot be quantised (K no multiple of 16,
-            NaN or Inf, on the meta device), or the calibration tokens are malformed.
+        ValueError: the recipe is malformed or matches nothing, a matched weight cannot be quantised (K no multiple of
+            16, NaN or Inf, on the meta device), or the calibration tokens are malformed.
     """
     rules = Recipe.of(recipe)
     if calibration is not None:

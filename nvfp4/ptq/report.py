@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -16,14 +17,10 @@ __all__ = ["QuantizationReport", "QuantizedModule", "human_bytes"]
 
 def human_bytes(n: int) -> str:
     """A size with three digits and its unit, in powers of 1000."""
-    size = float(n)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            break
-        size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+    for power, unit in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "kB")):
+        if n >= 1000**power:
+            return f"{n / 1000**power:.3g} {unit}"
+    return f"{n} B"
 
 
 @dataclass(frozen=True)
@@ -79,9 +76,9 @@ class QuantizationReport:
 
     def __rich__(self) -> Group:
         """Two tables and a line of totals."""
-        done = Table(title=f"NVFP4: {len(self.quantized)} Linears quantised", title_justify="left")
+        done = Table(title=f"NVFP4: {len(self.quantized)} Linears quantised", title_justify="left", box=SIMPLE_HEAD)
         for header in ("module", "count", "shape", "format", "before", "after"):
-            done.add_column(header, justify="left" if header in ("module", "format") else "right")
+            done.add_column(header, justify="left" if header in ("module", "format") else "right", overflow="fold")
         rows: dict[tuple[str, str, str, str], list[QuantizedModule]] = {}
         for m in self.quantized:
             (pattern,) = name_patterns([m.name])
@@ -92,9 +89,9 @@ class QuantizationReport:
             done.add_row(Text(pattern), str(len(members)), shape, label, human_bytes(before), human_bytes(after))
         parts: list[Table | Text] = [done]
         if self.skipped:
-            left = Table(title=f"{len(self.skipped)} Linears left as they were", title_justify="left")
+            left = Table(title=f"{len(self.skipped)} Linears left as they were", title_justify="left", box=SIMPLE_HEAD)
             for header in ("module", "count", "why"):
-                left.add_column(header, justify="right" if header == "count" else "left")
+                left.add_column(header, justify="right" if header == "count" else "left", overflow="fold")
             counts = Counter((*name_patterns([name]), reason) for name, reason in self.skipped.items())
             for (pattern, reason), count in counts.items():
                 left.add_row(Text(pattern), str(count), Text(reason))
