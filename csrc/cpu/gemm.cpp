@@ -19,29 +19,6 @@ constexpr int64_t kTokensAtOnce = 512;
 // Tiles decoded at a time: with their tokens they stay in a 32 KiB first-level cache.
 constexpr int64_t kChunkTiles = 12;
 
-const GemmKernels& kernels_of(InstructionSet isa) {
-  switch (isa) {
-#if defined(NVFP4_WITH_AVX2)
-    case InstructionSet::kAvx2:
-      return kGemmAvx2;
-#endif
-#if defined(NVFP4_WITH_AVX512)
-    case InstructionSet::kAvx512:
-      return kGemmAvx512;
-#endif
-#if defined(NVFP4_WITH_AVX512VNNI)
-    case InstructionSet::kAvx512Vnni:
-      return kGemmAvx512Vnni;
-#endif
-#if defined(NVFP4_WITH_NEON)
-    case InstructionSet::kNeon:
-      return kGemmNeon;
-#endif
-    default:
-      return kGemmPortable;
-  }
-}
-
 void check_problem(const GemmProblem& p) {
   check(p.m >= 0 && p.n >= 0, "gemm: got M = ", p.m, " and N = ", p.n, ", wanted both >= 0");
   check(p.k >= 0 && p.k % kGroupSize == 0, "gemm: got K = ", p.k, ", wanted a multiple of 16, such as ",
@@ -159,7 +136,7 @@ void gemm(const GemmProblem& problem, int threads) {
   check_problem(problem);
   if (problem.m == 0 || problem.n == 0) return;
   const InstructionSet isa = current_isa();
-  const GemmKernels& kernels = kernels_of(isa);
+  const GemmKernels& kernels = gemm_kernels(isa);
   const dispatch::GemmChoice choice = dispatch::choose_gemm(problem, isa, kernels.tokens);
   thread_local Scratch activations;
   for (int64_t first = 0; first < problem.m; first += kTokensAtOnce) {

@@ -15,8 +15,6 @@ inline __m256i broadcast_word(const void* p) {
   return _mm256_set1_epi32(word);
 }
 
-inline __m256i broadcast_float(const float* p) { return _mm256_castps_si256(_mm256_broadcast_ss(p)); }
-
 // Twice the e2m1 value of the sixteen codes, plus `offset`: a table for a byte shuffle.
 inline __m256i code_table(int offset) {
   const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kTwiceE2M1));
@@ -131,36 +129,31 @@ void decode(const uint8_t* tiles, int64_t tile_count, uint8_t* panel) {
   }
 }
 
-// Here the activations are the unsigned side, so that the offset belongs to the weights and is loaded once for all
-// tokens.
-template <int T>
-void panel_block(const uint8_t* panel, int64_t group_count, const uint8_t* block, float* sums) {
+// Here the activations are the unsigned side, so that the weights can be memory operands and own the offset. One token
+// at a time is as fast as several: the broadcasts are shared by both halves, and what limits the loop is loads, not
+// latency.
+void panel_token(const uint8_t* panel, int64_t group_count, const uint8_t* x, const uint8_t* s_a, int64_t step,
+                 float* sums) {
   const __m256i ones = _mm256_set1_epi16(1);
-  for (int half = 0; half < 2; ++half) {
-    __m256 acc[T];
-    for (int t = 0; t < T; ++t) acc[t] = _mm256_loadu_ps(sums + 16 * t + 8 * half);
-    const uint8_t* p = panel;
-    const uint8_t* x = block;
-    for (int64_t g = 0; g < group_count; ++g, p += kPanelGroupBytes, x += token_group_bytes(T)) {
-      const __m256i w0 = load(p + 128 * half);
-      const __m256i w1 = load(p + 128 * half + 32);
-      const __m256i w2 = load(p + 128 * half + 64);
-      const __m256i w3 = load(p + 128 * half + 96);
-      const __m256 s_b = _mm256_castsi256_ps(load(p + 256 + 32 * half));
-      const __m256i offset = load(p + 320 + 32 * half);
-      for (int t = 0; t < T; ++t) {
-        const uint8_t* code = x + 16 * t;
-        __m256i sum = _mm256_maddubs_epi16(broadcast_word(code), w0);
-        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(broadcast_word(code + 4), w1));
-        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(broadcast_word(code + 8), w2));
-        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(broadcast_word(code + 12), w3));
-        const __m256i dot = _mm256_add_epi32(_mm256_madd_epi16(sum, ones), offset);
-        const __m256 s_a = _mm256_castsi256_ps(broadcast_word(x + 16 * T + 4 * t));
-        acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(dot), s_b), s_a, acc[t]);
-      }
+  __m256 acc[2] = {_mm256_loadu_ps(sums), _mm256_loadu_ps(sums + 8)};
+  for (int64_t g = 0; g < group_count; ++g, panel += kPanelGroupBytes, x += step, s_a += step) {
+    const __m256i x0 = broadcast_word(x);
+    const __m256i x1 = broadcast_word(x + 4);
+    const __m256i x2 = broadcast_word(x + 8);
+    const __m256i x3 = broadcast_word(x + 12);
+    for (int half = 0; half < 2; ++half) {
+      const uint8_t* w = panel + 128 * half;
+      const __m256i sum01 = _mm256_add_epi16(_mm256_maddubs_epi16(x0, load(w)), _mm256_maddubs_epi16(x1, load(w + 32)));
+      const __m256i sum23 =
+          _mm256_add_epi16(_mm256_maddubs_epi16(x2, load(w + 64)), _mm256_maddubs_epi16(x3, load(w + 96)));
+      const __m256i dot = _mm256_madd_epi16(_mm256_add_epi16(sum01, sum23), ones);
+      const __m256 exact = _mm256_cvtepi32_ps(_mm256_add_epi32(dot, load(panel + 320 + 32 * half)));
+      const __m256 term = _mm256_mul_ps(exact, _mm256_castsi256_ps(load(panel + 256 + 32 * half)));
+      acc[half] = _mm256_fmadd_ps(term, _mm256_castsi256_ps(broadcast_word(s_a)), acc[half]);
     }
-    for (int t = 0; t < T; ++t) _mm256_storeu_ps(sums + 16 * t + 8 * half, acc[t]);
   }
+  _mm256_storeu_ps(sums, acc[0]);
+  _mm256_storeu_ps(sums + 8, acc[1]);
 }
 
 // W4A16 decodes to bf16, which holds e2m1 exactly: one table gives its high byte and one its low byte.
@@ -253,15 +246,9 @@ void stream(const uint8_t* tiles, int64_t tile_count, const uint8_t* block, int 
 }
 
 void panel(const uint8_t* panel, int64_t group_count, const uint8_t* block, int width, float* sums) {
-  switch (width) {
-    case 1:
-      return panel_block<1>(panel, group_count, block, sums);
-    case 2:
-      return panel_block<2>(panel, group_count, block, sums);
-    case 3:
-      return panel_block<3>(panel, group_count, block, sums);
-    default:
-      return panel_block<4>(panel, group_count, block, sums);
+  for (int t = 0; t < width; ++t) {
+    panel_token(panel, group_count, block + 16 * t, block + 16 * width + 4 * t, token_group_bytes(width),
+                sums + 16 * t);
   }
 }
 

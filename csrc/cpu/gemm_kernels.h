@@ -45,7 +45,8 @@ struct GemmKernels {
   void (*stream_float)(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums);
 };
 
-// Constants of static storage, initialised at compile time.
+const GemmKernels& gemm_kernels(InstructionSet isa);
+
 extern const GemmKernels kGemmPortable;
 #if defined(NVFP4_WITH_AVX2)
 extern const GemmKernels kGemmAvx2;

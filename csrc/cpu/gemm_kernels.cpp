@@ -1,0 +1,28 @@
+#include "gemm_kernels.h"
+
+namespace nvfp4::cpu {
+
+const GemmKernels& gemm_kernels(InstructionSet isa) {
+  switch (isa) {
+#if defined(NVFP4_WITH_AVX2)
+    case InstructionSet::kAvx2:
+      return kGemmAvx2;
+#endif
+#if defined(NVFP4_WITH_AVX512)
+    case InstructionSet::kAvx512:
+      return kGemmAvx512;
+#endif
+#if defined(NVFP4_WITH_AVX512VNNI)
+    case InstructionSet::kAvx512Vnni:
+      return kGemmAvx512Vnni;
+#endif
+#if defined(NVFP4_WITH_NEON)
+    case InstructionSet::kNeon:
+      return kGemmNeon;
+#endif
+    default:
+      return kGemmPortable;
+  }
+}
+
+}  // namespace nvfp4::cpu

@@ -1,0 +1,82 @@
+#include <chrono>
+#include <cstring>
+
+#include "gemm_kernels.h"
+#include "gemm_operands.h"
+#include "nvfp4/errors.h"
+#include "nvfp4/probe.h"
+#include "threads.h"
+
+namespace nvfp4::cpu {
+namespace {
+
+// 32 groups of 16 rows by 32 tokens: 12 KiB of panel, 24 KiB of tokens of which a block at a time is in use.
+constexpr int64_t kProbeGroups = 32;
+constexpr int64_t kProbeTokens = 32;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void run_dot_loop(const GemmKernels& kernels, int64_t iterations) {
+  thread_local Scratch scratch;
+  const int64_t tile_bytes = kProbeGroups / kTileGroups * kTileBytes;
+  const int64_t panel_bytes = kProbeGroups * kPanelGroupBytes;
+  const int64_t token_bytes = kProbeGroups * token_group_bytes(static_cast<int>(kProbeTokens));
+  uint8_t* panel = scratch.reserve(panel_bytes + token_bytes + tile_bytes);
+  uint8_t* tokens = panel + panel_bytes;
+  uint8_t* tiles = tokens + token_bytes;
+  // Codes of any value and scales of 2^-4 (0x18): sums that stay finite. Zero tokens are as fast as any others.
+  memset(tiles, 0x18, static_cast<size_t>(tile_bytes));
+  memset(tokens, 0, static_cast<size_t>(token_bytes));
+  kernels.decode(tiles, kProbeGroups / kTileGroups, panel);
+  alignas(64) float sums[kMaxTokens * kTileRows] = {};
+  for (int64_t i = 0; i < iterations; ++i) {
+    for (int64_t t = 0; t < kProbeTokens; t += kernels.tokens) {
+      const uint8_t* block = tokens + t * kProbeGroups * token_group_bytes(1);
+      kernels.panel(panel, kProbeGroups, block, kernels.tokens, sums);
+    }
+  }
+}
+
+// Eight independent chains of loads; the result only keeps the compiler from leaving the loads out.
+uint64_t read_all(const uint8_t* data, int64_t bytes) {
+  constexpr int64_t kStep = 128;
+  uint64_t sums[kStep / 8] = {};
+  for (int64_t i = 0; i + kStep <= bytes; i += kStep) {
+    uint64_t words[kStep / 8];
+    memcpy(words, data + i, sizeof(words));
+    for (int j = 0; j < kStep / 8; ++j) sums[j] ^= words[j];
+  }
+  uint64_t all = 0;
+  for (const uint64_t sum : sums) all ^= sum;
+  return all;
+}
+
+}  // namespace
+
+double dot_loop(int64_t iterations, int threads) {
+  check(iterations > 0, "dot_loop: got ", iterations, " iterations, wanted at least 1");
+  const GemmKernels& kernels = gemm_kernels(current_isa());
+  const int team = resolve_threads(threads);
+  run_dot_loop(kernels, 1);
+  const auto start = std::chrono::steady_clock::now();
+  parallel_for(team, team, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) run_dot_loop(kernels, iterations);
+  });
+  const double macs = static_cast<double>(iterations * team * kProbeGroups * kGroupSize * kTileRows * kProbeTokens);
+  return macs / seconds_since(start);
+}
+
+double read_bandwidth(const void* data, int64_t bytes, int threads) {
+  check(data != nullptr && bytes > 0, "read_bandwidth: got ", bytes, " bytes", data == nullptr ? " at null" : "",
+        ", wanted a filled buffer of at least 1 byte");
+  const auto start = std::chrono::steady_clock::now();
+  parallel_for(bytes, threads, 1 << 20, [&](int64_t begin, int64_t end) {
+    volatile uint64_t sink = read_all(static_cast<const uint8_t*>(data) + begin, end - begin);
+    static_cast<void>(sink);
+  });
+  return static_cast<double>(bytes) / seconds_since(start);
+}
+
+}  // namespace nvfp4::cpu

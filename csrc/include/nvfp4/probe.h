@@ -1,0 +1,19 @@
+// What this machine can do at best, measured: the two roofs that gemm's speed is compared with. A benchmark calls these
+// in turn with the kernels, because a shared machine's speed changes from second to second.
+#pragma once
+
+#include <cstdint>
+
+namespace nvfp4::cpu {
+
+// 8-bit multiply-adds per second of the W4A4 inner loop on decoded data that stays in the first-level cache: groups of
+// 16 products summed exactly, converted to float32, scaled by both block scales, added to a running sum. It is the loop
+// of the instruction set in use (see set_isa), on `threads` threads (0: as many as a gemm would take), all of them
+// together. `iterations` of about 2^18 multiply-adds a thread; throws nvfp4::Error unless it is positive.
+double dot_loop(int64_t iterations, int threads = 0);
+
+// Bytes per second of reading data[0 .. bytes) once, each thread its own contiguous part. The caller makes the buffer,
+// fills it, and makes it much larger than the caches. Throws nvfp4::Error when data is null or bytes < 1.
+double read_bandwidth(const void* data, int64_t bytes, int threads = 0);
+
+}  // namespace nvfp4::cpu
