@@ -13,6 +13,7 @@
 #include "nvfp4/cpu.h"
 #include "nvfp4/errors.h"
 #include "nvfp4/layout.h"
+#include "nvfp4/probe.h"
 
 namespace py = pybind11;
 using py::literals::operator""_a;
@@ -152,6 +153,10 @@ void linear_w4a4(int64_t m, int64_t n, int64_t k, Address x, int x_dtype, int64_
   nvfp4::cpu::linear(activations, problem, threads);
 }
 
+double read_bandwidth(Address data, int64_t nbytes, int threads) {
+  return nvfp4::cpu::read_bandwidth(pointer<const void>(data), nbytes, threads);
+}
+
 std::vector<std::tuple<std::string, bool, bool>> isas() {
   std::vector<std::tuple<std::string, bool, bool>> result;
   for (const nvfp4::cpu::Isa& isa : nvfp4::cpu::isas()) result.emplace_back(isa.name, isa.compiled, isa.supported);
@@ -195,6 +200,12 @@ void define_cpu(py::module_ cpu) {
   cpu.def("linear_w4a4", &linear_w4a4, NoGil(), "m"_a, "n"_a, "k"_a, "x"_a, "x_dtype"_a, "x_row_stride"_a, "mode"_a,
           "global_scale"_a, "b_tiles"_a, "b_global_scale"_a, "b_global_scale_per_row"_a, "bias"_a, "bias_dtype"_a,
           "out"_a, "out_dtype"_a, "threads"_a, "Quantises x [m, k] and then does what gemm_w4a4 does.");
+
+  cpu.def("dot_loop", &nvfp4::cpu::dot_loop, NoGil(), "iterations"_a, "threads"_a,
+          "8-bit multiply-adds a second of gemm's inner loop on data in the first-level cache; one iteration is about "
+          "2^18 of them a thread.");
+  cpu.def("read_bandwidth", &read_bandwidth, NoGil(), "data"_a, "nbytes"_a, "threads"_a,
+          "Bytes a second of reading the buffer once; it should be much larger than the caches.");
 }
 
 }  // namespace
