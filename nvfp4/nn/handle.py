@@ -95,8 +95,13 @@ class WeightHandle:
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"{_ADVICE} (tried to set {name!r})", name=name, obj=self)
 
-    def __getitem__(self, index: Any) -> NoReturn:
-        raise TypeError(f"{_ADVICE} (tried to index it)")
+    def _refuse(self, *operands: Any) -> NoReturn:
+        raise TypeError(f"{_ADVICE} (used as an operand)")
+
+    # Python swallows the TypeError of a tensor's own operator and asks the other operand, so these must be here too.
+    __getitem__ = __iter__ = __len__ = __neg__ = __float__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = _refuse
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:

@@ -114,6 +114,9 @@ class NVFP4Linear(nn.Linear):
         Raises:
             TypeError, ValueError: x has another dtype, K or device.
         """
+        # Tiles are padded along K, so only the module can tell a K that is nearly right.
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(f"NVFP4Linear: got x of shape {tuple(x.shape)}, wanted [..., {self.in_features}]")
         held = self._parameters
         if self.layout == "plain":
             weight, scale = held["weight_packed"], held["weight_scale"].view(torch.uint8)  # type: ignore[union-attr]

@@ -175,7 +175,8 @@ def loading(
         relayout(module, "plain")
         yield True
         try:
-            module.quantized_weight().validate()
+            if not module.weight.is_meta:
+                module.quantized_weight().validate()
             relayout(module, layout)
         except ValueError as error:
             module._parameters.clear()

@@ -76,7 +76,13 @@ class QuantizationReport:
 
     def __rich__(self) -> Group:
         """Two tables and a line of totals."""
-        done = Table(title=f"NVFP4: {len(self.quantized)} Linears quantised", title_justify="left", box=SIMPLE_HEAD)
+        done = Table(
+            title=f"NVFP4: {len(self.quantized)} Linears quantised",
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
         for header in ("module", "count", "shape", "format", "before", "after"):
             done.add_column(header, justify="left" if header in ("module", "format") else "right", overflow="fold")
         rows: dict[tuple[str, str, str, str], list[QuantizedModule]] = {}
@@ -89,7 +95,13 @@ class QuantizationReport:
             done.add_row(Text(pattern), str(len(members)), shape, label, human_bytes(before), human_bytes(after))
         parts: list[Table | Text] = [done]
         if self.skipped:
-            left = Table(title=f"{len(self.skipped)} Linears left as they were", title_justify="left", box=SIMPLE_HEAD)
+            left = Table(
+                title=f"{len(self.skipped)} Linears left as they were",
+                title_justify="left",
+                box=SIMPLE_HEAD,
+                pad_edge=False,
+                collapse_padding=True,
+            )
             for header in ("module", "count", "why"):
                 left.add_column(header, justify="right" if header == "count" else "left", overflow="fold")
             counts = Counter((*name_patterns([name]), reason) for name, reason in self.skipped.items())
