@@ -16,7 +16,8 @@ inline void check_size(const char* function, const char* name, int64_t value) {
   check(value >= 0, function, ": ", name, ": got ", value, ", wanted 0 or more");
 }
 
-// Sizes whose padded product, in bytes of the widest format, would not fit an int64_t cannot belong to real memory.
+// Leaves room for padding to whole blocks or tiles and for the bytes of the widest format, so that no size overflows an
+// int64_t.
 inline void check_product(const char* function, const char* name, int64_t a, int64_t b) {
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / 1024;
   check(a <= kMost && b <= kMost && (a == 0 || b <= kMost / a), function, ": ", name, ": got ", a, " * ", b,
