@@ -1,0 +1,81 @@
+"""The roof, measured in the same loop as what stands under it.
+
+Three probes take turns with the kernels: a threaded read of memory in no cache, the int8 group-16 dot loop on data in
+the first-level cache (both in the compiled core, `csrc/include/nvfp4/probe.h`), and torch's matmul of matrices that stay
+in the caches, which bounds W4A16: its products are of floating-point numbers.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+
+from nvfp4 import _C, env
+from nvfp4.bench.results import Peaks
+from nvfp4.bench.timing import Samples, Variant
+from nvfp4.bench.variants import MEMCPY
+
+__all__ = ["Probes"]
+
+_READ, _DOT = "probe read", "probe dot"
+_MATMUL = {"probe matmul fp32": torch.float32, "probe matmul bf16": torch.bfloat16}
+_READ_BYTES = 48 << 20
+_DOT_ITERATIONS = 400  # of 2^18 multiply-adds: some milliseconds
+_MATMUL_SIZE = 384
+
+
+class Probes:
+    """The probes as variants for `interleave`, and their samples as `Peaks`.
+
+    Args:
+        cold: bytes the read probe rotates over, from `operands.cold_bytes`.
+    """
+
+    def __init__(self, cold: int) -> None:
+        self._threads = env.num_threads() or torch.get_num_threads()
+        self._memory = torch.randint(0, 256, (cold // _READ_BYTES + 2, _READ_BYTES), dtype=torch.uint8)
+        square = torch.randn(_MATMUL_SIZE, _MATMUL_SIZE)
+        self._square = {name: square.to(dtype) for name, dtype in _MATMUL.items()}
+        self._rates: dict[str, list[float]] = {}
+
+    def _read(self, round_: int) -> Callable[[], object]:
+        part = self._memory[round_ % len(self._memory)]
+        return lambda: self._rates[_READ].append(_C.cpu.read_bandwidth(part.data_ptr(), part.nbytes, self._threads))
+
+    def _dot(self, _: int) -> Callable[[], object]:
+        return lambda: self._rates[_DOT].append(_C.cpu.dot_loop(_DOT_ITERATIONS, self._threads))
+
+    def variants(self, *, linear: bool) -> dict[str, Variant]:
+        """The read probe, and for linear cases the two kinds of arithmetic; forgets what the probes said before."""
+        self._rates = {_READ: [], _DOT: []}
+        chosen: dict[str, Variant] = {_READ: self._read}
+        if linear:
+            chosen[_DOT] = self._dot
+            for name, square in self._square.items():
+                product = partial(torch.mm, square, square)
+                chosen[name] = lambda _, product=product: product  # type: ignore[misc]
+        return chosen
+
+    def peaks(self, samples: Mapping[str, Samples], copied_bytes: int = 0) -> Peaks:
+        """What the machine could do in one loop: medians.
+
+        Args:
+            samples: of an `interleave` with `variants` among its variants. The core's probes time themselves.
+            copied_bytes: read and written by one call of the copies, where they took part.
+        """
+
+        def said(name: str) -> float:
+            return statistics.median(self._rates[name][1:] or [0.0]) / 1e9  # the first is of the untimed round
+
+        def fastest(amount: float, names: Mapping[str, object] | tuple[str, ...]) -> float:
+            return max((amount / samples[name].median / 1e3 for name in names if name in samples), default=0.0)
+
+        return Peaks(
+            read_gbs=said(_READ),
+            dot_gmacs=said(_DOT),
+            matmul_gmacs=fastest(_MATMUL_SIZE**3, _MATMUL),
+            memcpy_gbs=fastest(copied_bytes, MEMCPY),
+        )

@@ -1,0 +1,109 @@
+"""Timing: variants take turns (A B C A B C …), so that a noisy neighbour slows all of them and not one of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["Budget", "Samples", "Variant", "interleave", "per_call"]
+
+Variant = Callable[[int], Callable[[], object]]
+"""Given the number of a round, returns the call to be timed; choosing the round's operands is not timed."""
+
+Clock = Callable[[], int]
+"""Nanoseconds, like `time.perf_counter_ns`."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Microseconds of every call of one variant."""
+
+    us: tuple[float, ...]
+
+    def quantile(self, q: float) -> float:
+        """The q-quantile with linear interpolation, q in 0..1."""
+        ordered = sorted(self.us)
+        position = q * (len(ordered) - 1)
+        low = int(position)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+    @property
+    def median(self) -> float:
+        """The middle."""
+        return self.quantile(0.5)
+
+    @property
+    def p20(self) -> float:
+        """A fifth of the calls were faster."""
+        return self.quantile(0.2)
+
+    @property
+    def p80(self) -> float:
+        """A fifth of the calls were slower."""
+        return self.quantile(0.8)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop: after `rounds`; a slow variant earlier, once it has had `seconds` and at least `least` samples."""
+
+    rounds: int = 31
+    seconds: float = 2.0
+    least: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that gives no sample."""
+        if self.rounds < 1 or self.least < 1:
+            raise ValueError(f"Budget: got rounds = {self.rounds}, least = {self.least}, wanted at least 1 of each")
+
+
+def interleave(
+    variants: Mapping[str, Variant], budget: Budget, clock: Clock = time.perf_counter_ns
+) -> dict[str, Samples]:
+    """Time every variant in turn, after one untimed round.
+
+    Args:
+        variants: by name; each is given the number of the round, to rotate over its copies of the operands.
+        budget: when to stop.
+        clock: nanoseconds; the tests pass a fake one.
+
+    Returns:
+        The samples by name.
+    """
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for variant in variants.values():
+        variant(0)()
+    for round_ in range(1, budget.rounds + 1):
+        for name, variant in variants.items():
+            taken = times[name]
+            if len(taken) >= budget.least and sum(taken) > budget.seconds * 1e6:
+                continue
+            call = variant(round_)
+            start = clock()
+            call()
+            taken.append((clock() - start) / 1e3)
+    return {name: Samples(tuple(taken)) for name, taken in times.items()}
+
+
+def per_call(
+    calls: Mapping[str, Callable[[], object]],
+    repeats: int = 200,
+    rounds: int = 15,
+    clock: Clock = time.perf_counter_ns,
+) -> dict[str, Samples]:
+    """Microseconds a call, of calls too short to be timed one by one: a sample is the mean of `repeats` in a row."""
+
+    indices = [None] * repeats
+
+    def looped(call: Callable[[], object]) -> Variant:
+        def run() -> None:
+            for _ in indices:
+                call()
+
+        return lambda _round: run
+
+    loops = {name: looped(call) for name, call in calls.items()}
+    samples = interleave(loops, Budget(rounds, seconds=2.0), clock)
+    return {name: Samples(tuple(us / repeats for us in taken.us)) for name, taken in samples.items()}
