@@ -225,6 +225,7 @@ class NVFP4Linear(nn.Linear):
         module.set_quantized_weight(functional.quantize(weight, weight_global_scale, scheme=scheme))
         if linear.bias is not None:
             module.bias = _frozen(linear.bias.detach())
+            module._mark_bias()
         return module.train(linear.training)
 
     def set_quantized_weight(self, t: NVFP4Tensor) -> None:
@@ -256,6 +257,15 @@ class NVFP4Linear(nn.Linear):
             name=name,
             obj=self,
         )
+
+    def _mark_bias(self) -> None:
+        """Tell transformers' `_init_weights` that the bias has values; the mark is an attribute, which copies lose."""
+        if self.bias is not None:
+            self.bias._is_hf_initialized = True  # type: ignore[attr-defined]
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        super().__setstate__(values)  # type: ignore[no-untyped-call]
+        self._mark_bias()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NVFP4Linear:
         """Move and cast: devices for everything, dtypes for the bias alone."""
@@ -289,3 +299,5 @@ class NVFP4Linear(nn.Linear):
                 super()._load_from_state_dict(
                     state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
                 )
+        if prefix + "bias" in state_dict:
+            self._mark_bias()

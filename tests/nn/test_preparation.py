@@ -91,14 +91,14 @@ def test_bad_values_are_named_and_nothing_changes(name, spoil, message) -> None:
 
 
 def test_meta_modules_are_refused() -> None:
-    with pytest.raises(ValueError, match="module 'a'.*meta device"):
+    with pytest.raises(ValueError, match=r"module 'a'.*meta device"):
         prepare(nn.ModuleDict({"a": NVFP4Linear(32, 16, device="meta")}))
 
 
 def test_backends_that_cannot_serve_are_refused() -> None:
     with pytest.raises(ValueError, match="wanted one of cuda, triton, cpu, reference"):
         prepare(quantized(), backend="tpu")
-    with pytest.raises(ValueError, match="module 'a'.*'cuda' does not serve.*need a CUDA device"):
+    with pytest.raises(ValueError, match=r"module 'a'.*'cuda' does not serve.*need a CUDA device"):
         prepare(nn.ModuleDict({"a": quantized()}), backend="cuda")
     with backends.force("cuda"), pytest.raises(RuntimeError, match="not served by the forced backend 'cuda'"):
         prepare(quantized())

@@ -57,7 +57,7 @@ def test_state_dict_is_plain(state) -> None:
         prepare(module)
         assert module.layout == "n16k64"
         assert module.weight_prepared.shape == (2, 2, 576)
-        with pytest.raises(AttributeError, match="prepared.*state_dict"):
+        with pytest.raises(AttributeError, match=r"prepared.*state_dict"):
             _ = module.weight_packed
     got = module.state_dict(prefix="a.")
     assert {k: (v.dtype, tuple(v.shape)) for k, v in got.items()} == {
@@ -232,7 +232,7 @@ def test_bad_scales_leave_a_prepared_module_as_it_was(byte) -> None:
 
 
 def test_an_unquantised_state_dict_says_what_to_do(state) -> None:
-    with pytest.raises(RuntimeError, match="unquantised weight.*quantize_model"):
+    with pytest.raises(RuntimeError, match=r"unquantised weight.*quantize_model"):
         make(state, static=False).load_state_dict(nn.Linear(80, 24).state_dict())
 
 
