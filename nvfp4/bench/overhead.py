@@ -57,7 +57,7 @@ def _module(operands: LinearOperands) -> torch.nn.Module:
 
 
 def measure_overhead(
-    shapes: Sequence[tuple[int, int]] = OVERHEAD_SHAPES, repeats: int = 200, rounds: int = 15
+    shapes: Sequence[tuple[int, int]] = OVERHEAD_SHAPES, repeats: int = 100, rounds: int = 15
 ) -> list[Overhead]:
     """Time a call of module, op, kernel and F.linear on each shape, in turn; medians."""
     results = []

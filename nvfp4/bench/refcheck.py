@@ -1,9 +1,9 @@
 """The check before the clock: every kernel that will be timed is first compared with the reference, bit for bit.
 
-Linear: the operands of `nvfp4.bench.operands` make every product an integer times 112 (2q·2q' / 4 times the scales 448
-and 1 or 2). A partial sum is exact in float32 while |sum| / 16 < 2^24, and the sum of all magnitudes stays below that for K
-up to about 65,000 (a product is 20 on average in units of 1/4); for larger K the signs, which are random, keep it there.
-So kernel and reference agree whatever the order of the sum, and atol = rtol = 0.
+Linear: the operands of `nvfp4.bench.operands` make every product an integer times 112 (2q 2q' / 4 times the scales 448
+and 1 or 2). A partial sum is exact in float32 while |sum| / 16 < 2^24, and the sum of all magnitudes stays below that
+for K up to about 65,000 (a product is 20 on average in units of 1/4); for larger K the signs, which are random, keep it
+there. So kernel and reference agree whatever the order of the sum, and atol = rtol = 0.
 Quantise and dequantise: equal bytes, by the number contract.
 """
 
@@ -43,7 +43,7 @@ def _same(what: str, got: Tensor, wanted: Tensor) -> None:
     if different:
         gap = float((got.double() - wanted.double()).abs().max())
         raise RefcheckError(
-            f"{what}: {different} of {got.numel()} values differ from the reference, by up to {gap:g}; nothing was timed"
+            f"{what}: {different} of {got.numel()} values differ from the reference by up to {gap:g}; nothing was timed"
         )
 
 

@@ -38,7 +38,10 @@ def _fraction(row: Row) -> Text:
 
 def _linear_table(rows: list[Row]) -> Table:
     first = rows[0]
-    columns = "op|M|µs|p20–p80|GB/s|GFLOP/s|roof µs|bound|of roof|x bf16|x fp32|x int4".split("|")
+    columns = (
+        *("op", "M", "µs", "p20–p80", "GB/s", "GFLOP/s", "roof µs", "bound", "of roof"),
+        *("x bf16", "x fp32", "x int4"),
+    )
     table = _table(f"linear  N {first.n}  K {first.k}  {first.dtype}", columns)
     for row in rows:
         table.add_row(
@@ -61,7 +64,10 @@ def _row_table(rows: list[Row]) -> Table:
 
 
 def _overhead_table(overhead: list[Overhead]) -> Table:
-    columns = "N x K, M = 1, warm, µs a call|NVFP4Linear|op|kernel|Python|F.linear bf16|F.linear fp32".split("|")
+    columns = (
+        *("N x K, M = 1, warm, µs a call", "NVFP4Linear", "op", "kernel", "Python"),
+        *("F.linear bf16", "F.linear fp32"),
+    )
     table = _table("the price of a call", columns)
     for item in overhead:
         figures = (item.module_us, item.op_us, item.kernel_us, item.python_us, item.torch_bf16_us, item.torch_fp32_us)

@@ -1,8 +1,8 @@
 """The roof, measured in the same loop as what stands under it.
 
 Three probes take turns with the kernels: a threaded read of memory in no cache, the int8 group-16 dot loop on data in
-the first-level cache (both in the compiled core, `csrc/include/nvfp4/probe.h`), and torch's matmul of matrices that stay
-in the caches, which bounds W4A16: its products are of floating-point numbers.
+the first-level cache (both in the compiled core, `csrc/include/nvfp4/probe.h`), and torch's matmul of matrices that
+stay in the caches, which bounds W4A16: its products are of floating-point numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Probes:
 
     def __init__(self, cold: int) -> None:
         self._threads = env.num_threads() or torch.get_num_threads()
-        self._memory = torch.randint(0, 256, (cold // _READ_BYTES + 2, _READ_BYTES), dtype=torch.uint8)
+        part = min(_READ_BYTES, cold)
+        self._memory = torch.randint(0, 256, (cold // part + 2, part), dtype=torch.uint8)
         square = torch.randn(_MATMUL_SIZE, _MATMUL_SIZE)
         self._square = {name: square.to(dtype) for name, dtype in _MATMUL.items()}
         self._rates: dict[str, list[float]] = {}

@@ -34,7 +34,7 @@ class Settings:
         budget: rounds and seconds of every variant.
         backend: to force, or empty for the choice a user would get.
         threads: of torch and of the kernels; 0 leaves torch's number.
-        overhead: whether to measure the price of a call too.
+        overhead: whether to measure the price of a call too, where there is a linear case.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -158,9 +158,10 @@ def run(cases: Sequence[Case], settings: Settings, progress: Callable[[str], Non
                 progress(", ".join(map(str, group)))
                 rows += session.measure(group)
             overhead: list[Overhead] = []
-            if settings.overhead:
+            if settings.overhead and any(case.is_linear for case in cases):
                 progress("the price of a call")
-                overhead = measure_overhead(repeats=20 * settings.budget.least)
+                rounds = settings.budget.rounds
+                overhead = measure_overhead(repeats=4 * rounds, rounds=min(rounds, 15))
     finally:
         torch.set_num_threads(threads)
     return Report(session.machine, rows, overhead, session.notes)

@@ -94,7 +94,6 @@ def per_call(
     clock: Clock = time.perf_counter_ns,
 ) -> dict[str, Samples]:
     """Microseconds a call, of calls too short to be timed one by one: a sample is the mean of `repeats` in a row."""
-
     indices = [None] * repeats
 
     def looped(call: Callable[[], object]) -> Variant:

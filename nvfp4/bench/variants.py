@@ -64,7 +64,7 @@ def linear_variants(cases: Sequence[Case], x: Tensor, operands: LinearOperands) 
 
 
 def peer_variants(x: Tensor, operands: LinearOperands) -> dict[str, Variant]:
-    """torch's linear in bf16 and fp32 and its int4 kernel (bf16 activations, groups of 32), weights of the same shape."""
+    """torch's linear in bf16 and fp32 and its int4 kernel (bf16 activations, groups of 32) on the same shape."""
     x32, x16 = x.float(), x.bfloat16()
     small = Peers.build(16, 64, 0, torch.Generator().manual_seed(0))
     int4 = torch.ops.aten._weight_int4pack_mm_for_cpu.default

@@ -6,7 +6,6 @@ import torch
 from nvfp4 import backends
 from nvfp4.bench import cases, refcheck
 from nvfp4.bench import runner as runner_module
-from nvfp4.bench.report import number, render
 from nvfp4.bench.runner import Settings, run
 from nvfp4.bench.timing import Budget
 
@@ -78,23 +77,3 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch):
     monkeypatch.setattr(type(cpu), "linear", lambda self, *args: right(self, *args) + 1)
     with backends.force(None), pytest.raises(refcheck.RefcheckError, match="nothing was timed"):
         run(cases.make_cases(["linear-w4a4"], [(16, 64)], [1]), Settings(BUDGET))
-
-
-def test_the_price_of_a_call_and_the_tables(capsys):
-    from rich.console import Console
-
-    report = run(cases.make_cases(["linear-w4a4", "quantize"], [(64, 64)], [1]), Settings(BUDGET))
-    tiny = report.overhead[0]
-    assert (tiny.n, tiny.k) == (16, 64)
-    assert tiny.python_us == pytest.approx(tiny.module_us - tiny.kernel_us)
-    Console(width=160).print(render(report))
-    shown = capsys.readouterr().out
-    for text in ("linear  N 64  K 64", "of memcpy", "the price of a call", "kernels that ran: cpu/", "measured roof"):
-        assert text in shown
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"), [(None, "–"), (0.5, "0.50"), (12.345, "12.3"), (1234.5, "1,234"), (99.96, "100.0")]
-)
-def test_numbers(value, shown):
-    assert number(value) == shown
