@@ -1,13 +1,14 @@
 // The numbers of NVFP4: e2m1 values, e4m3 block scales, and the one rounding rule. See docs/format.md.
 //
-// Host and device, no dependencies. Everything here is the scalar definition that the vector kernels must equal bit for bit.
+// Host and device, no dependencies. Everything here is the scalar definition that the vector kernels must equal bit for
+// bit.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-// Internal linkage on purpose: the same function is compiled once per instruction set, and the linker must never let one
-// file's AVX-512 copy serve another file that runs on an older CPU.
+// Internal linkage on purpose: the same function is compiled once per instruction set, and the linker must never let
+// one file's AVX-512 copy serve another file that runs on an older CPU.
 #if defined(__CUDACC__)
 #define NVFP4_INLINE static inline __host__ __device__
 #else
@@ -66,14 +67,14 @@ NVFP4_INLINE uint8_t float_to_e2m1(float x) {
   if (x != x) return kE2M1NanCode;
   const uint32_t sign = float_bits(x) >> 31;
   const float magnitude = x < 0 ? -x : x;
-  const uint32_t index = magnitude <= 0.25f  ? 0u
-                         : magnitude < 0.75f ? 1u
+  const uint32_t index = magnitude <= 0.25f   ? 0u
+                         : magnitude < 0.75f  ? 1u
                          : magnitude <= 1.25f ? 2u
-                         : magnitude < 1.75f ? 3u
-                         : magnitude <= 2.5f ? 4u
-                         : magnitude < 3.5f  ? 5u
-                         : magnitude <= 5.0f ? 6u
-                                             : 7u;
+                         : magnitude < 1.75f  ? 3u
+                         : magnitude <= 2.5f  ? 4u
+                         : magnitude < 3.5f   ? 5u
+                         : magnitude <= 5.0f  ? 6u
+                                              : 7u;
   return static_cast<uint8_t>(sign << 3 | index);
 }
 

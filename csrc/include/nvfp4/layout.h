@@ -1,5 +1,5 @@
-// Byte layouts. Every one is a bijection of the plain layout: packed [rows, K/2] with the even column in the low nibble,
-// scales [rows, K/16] row-major. See docs/format.md for pictures.
+// Byte layouts. Every one is a bijection of the plain layout: packed [rows, K/2] with the even column in the low
+// nibble, scales [rows, K/16] row-major. See docs/format.md for pictures.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@ namespace nvfp4 {
 NVFP4_INLINE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 NVFP4_INLINE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// --- 128x4: the block-scale layout of Blackwell's tensor cores. Padded to 128 rows and 4 groups; padding bytes are zero.
+// --- 128x4: the block-scale layout of Blackwell's tensor cores. Padded to 128 rows and 4 groups; padding bytes are
+// zero.
 
 NVFP4_INLINE constexpr int64_t swizzled_bytes(int64_t rows, int64_t groups) {
   return round_up(rows, 128) * round_up(groups, 4);

@@ -12,7 +12,8 @@ namespace nvfp4::cpu {
 // together. `iterations` of about 2^18 multiply-adds a thread; throws nvfp4::Error unless it is positive.
 double dot_loop(int64_t iterations, int threads = 0);
 
-// Bytes per second of reading data[0 .. bytes) once, each thread its own contiguous part. The caller makes the buffer,
+// Bytes per second of reading data[0 .. bytes), each thread its own contiguous part: the better of one pass that leaves
+// fetching to the hardware and one that asks ahead, as some machines (and busy ones) need. The caller makes the buffer,
 // fills it, and makes it much larger than the caches. Throws nvfp4::Error when data is null or bytes < 1.
 double read_bandwidth(const void* data, int64_t bytes, int threads = 0);
 
