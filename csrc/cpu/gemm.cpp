@@ -3,6 +3,7 @@
 // Threads take contiguous ranges of 16-row panels, so every output is one thread's work and its order of summation does
 // not depend on how many there are.
 #include <algorithm>
+#include <cmath>
 
 #include "dispatch/gemm_choice.h"
 #include "gemm_kernels.h"
@@ -17,7 +18,15 @@ namespace {
 // Tokens that go through the weights together: bounds the scratch, a multiple of every block width.
 constexpr int64_t kTokensAtOnce = 512;
 // Tiles decoded at a time: with their tokens they stay in a 32 KiB first-level cache.
-constexpr int64_t kChunkTiles = 12;
+constexpr int64_t kLineBytes = 64;
+constexpr int64_t kChunkTiles = 8;
+
+void check_global_scales(const char* whose, const float* scales, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    check(std::isfinite(scales[i]) && scales[i] > 0, "gemm: ", whose, " global scale: got ", scales[i],
+          ", wanted a positive finite number, the encode scale 2688 / amax");
+  }
+}
 
 void check_problem(const GemmProblem& p) {
   check(p.m >= 0 && p.n >= 0, "gemm: got M = ", p.m, " and N = ", p.n, ", wanted both >= 0");
@@ -28,7 +37,11 @@ void check_problem(const GemmProblem& p) {
   check(p.b_global_scale != nullptr, "gemm: the weights' global scale is null");
   check((p.a_packed != nullptr) != (p.a != nullptr) || p.k == 0,
         "gemm: wanted either packed activations (W4A4) or float ones (W4A16), got both or neither");
-  if (p.a_packed != nullptr) check(p.a_global_scale != nullptr, "gemm: the activations' global scale is null");
+  check_global_scales("the weights'", p.b_global_scale, p.b_global_scale_per_row ? p.n : 1);
+  if (p.a_packed != nullptr) {
+    check(p.a_global_scale != nullptr, "gemm: the activations' global scale is null");
+    check_global_scales("the activations'", p.a_global_scale, p.a_global_scale_per_row ? p.m : 1);
+  }
   if (p.k == 0) return;
   check(p.b_tiles != nullptr, "gemm: the weight tiles are null");
   if (p.a_packed != nullptr) {
@@ -39,7 +52,8 @@ void check_problem(const GemmProblem& p) {
   }
 }
 
-// One call's constants, for up to kTokensAtOnce tokens from `first_token` on.
+// One call's constants, for up to kTokensAtOnce tokens from `first_token` on. The activations lie in the order of use:
+// chunks of tiles, and in each the blocks of tokens one after the other.
 struct Pass {
   const GemmProblem& problem;
   const GemmKernels& kernels;
@@ -47,31 +61,39 @@ struct Pass {
   int64_t first_token;
   int64_t token_count;
   int64_t tile_columns;  // tiles in a panel
-  uint8_t* blocks;       // the activations
+  int64_t chunk_tiles;
+  uint8_t* blocks;
 
-  int64_t bytes_per_token() const {
-    const int64_t w4a4 = tile_columns * kTileGroups * token_group_bytes(1);
-    return path == dispatch::GemmPath::kStreamFloat ? tile_columns * kTileCols * int64_t{sizeof(float)} : w4a4;
+  int64_t tile_bytes() const {  // of one token
+    const bool wide = path == dispatch::GemmPath::kStreamFloat;
+    return wide ? kTileCols * int64_t{sizeof(float)} : kTileGroups * token_group_bytes(1);
   }
-  const uint8_t* block(int64_t token) const { return blocks + token * bytes_per_token(); }
+  int64_t chunk_size(int64_t tile) const { return std::min(chunk_tiles, tile_columns - tile); }
+  uint8_t* block(int64_t first_tile, int64_t token) const {
+    return blocks + (first_tile * token_count + chunk_size(first_tile) * token) * tile_bytes();
+  }
   int width(int64_t token) const { return static_cast<int>(std::min<int64_t>(kernels.tokens, token_count - token)); }
 };
 
+void prepare_block(const Pass& pass, int64_t token) {
+  const int width = pass.width(token);
+  if (pass.path == dispatch::GemmPath::kStreamFloat) {
+    widen_tokens(pass.problem, pass.first_token + token, width, reinterpret_cast<float*>(pass.block(0, token)));
+    return;
+  }
+  const bool unsigned_codes = pass.path == dispatch::GemmPath::kPanel && pass.kernels.unsigned_in_panel;
+  for (int64_t tile = 0; tile < pass.tile_columns; tile += pass.chunk_tiles) {
+    expand_tokens(pass.problem, pass.first_token + token, width, tile, pass.chunk_size(tile), unsigned_codes,
+                  pass.block(tile, token));
+  }
+}
+
 void prepare_tokens(const Pass& pass, int threads) {
   const int64_t block_count = ceil_div(pass.token_count, pass.kernels.tokens);
+  // About ten microseconds of work, at three columns a nanosecond.
   const int64_t grain = std::max<int64_t>(1, 32768 / (pass.problem.k * pass.kernels.tokens + 1));
   parallel_for(block_count, threads, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t token = i * pass.kernels.tokens;
-      uint8_t* block = pass.blocks + token * pass.bytes_per_token();
-      if (pass.path == dispatch::GemmPath::kStreamFloat) {
-        widen_tokens(pass.problem, pass.first_token + token, pass.width(token), reinterpret_cast<float*>(block));
-      } else {
-        const bool panel = pass.path == dispatch::GemmPath::kPanel;
-        expand_tokens(pass.problem, pass.first_token + token, pass.width(token),
-                      panel && pass.kernels.unsigned_in_panel, block);
-      }
-    }
+    for (int64_t i = begin; i < end; ++i) prepare_block(pass, i * pass.kernels.tokens);
   });
 }
 
@@ -80,28 +102,38 @@ void stream_panel(const Pass& pass, const uint8_t* tiles, int64_t first_row, int
     alignas(64) float sums[kMaxTokens * kTileRows] = {};
     const int width = pass.width(token);
     if (pass.path == dispatch::GemmPath::kStreamFloat) {
-      const float* block = reinterpret_cast<const float*>(pass.block(token));
+      const float* block = reinterpret_cast<const float*>(pass.block(0, token));
       pass.kernels.stream_float(tiles, pass.tile_columns, block, width, sums);
     } else {
-      pass.kernels.stream(tiles, pass.tile_columns, pass.block(token), width, sums);
+      pass.kernels.stream(tiles, pass.tile_columns, pass.block(0, token), width, sums);
     }
     write_outputs(pass.problem, pass.first_token + token, width, first_row, rows, sums);
   }
 }
 
+// Asks for the next lines of the weights, a few with every block of tokens, so that reading overlaps computing. Past
+// the end of the weights this is a harmless hint.
+const uint8_t* prefetch(const uint8_t* data, int64_t lines) {
+  for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(data + i * kLineBytes);
+  return data + lines * kLineBytes;
+}
+
 void decode_panel(const Pass& pass, const uint8_t* tiles, int64_t first_row, int rows, Scratch& scratch) {
-  const int64_t panel_bytes = kChunkTiles * kTileGroups * kPanelGroupBytes;
+  const int64_t panel_bytes = pass.chunk_tiles * kTileGroups * kPanelGroupBytes;
   const int64_t sum_count = pass.token_count * kTileRows;
   uint8_t* panel = scratch.reserve(panel_bytes + sum_count * int64_t{sizeof(float)});
   float* sums = reinterpret_cast<float*>(panel + panel_bytes);
   std::fill_n(sums, sum_count, 0.0f);
-  for (int64_t tile = 0; tile < pass.tile_columns; tile += kChunkTiles) {
-    const int64_t count = std::min(kChunkTiles, pass.tile_columns - tile);
+  const int64_t lines_per_block =
+      ceil_div(pass.chunk_tiles * kTileBytes / kLineBytes, ceil_div(pass.token_count, pass.kernels.tokens));
+  for (int64_t tile = 0; tile < pass.tile_columns; tile += pass.chunk_tiles) {
+    const int64_t count = pass.chunk_size(tile);
     pass.kernels.decode(tiles + tile * kTileBytes, count, panel);
+    const uint8_t* next = tiles + (tile + count) * kTileBytes;
     for (int64_t token = 0; token < pass.token_count; token += pass.kernels.tokens) {
+      next = prefetch(next, lines_per_block);
       const int width = pass.width(token);
-      const uint8_t* block = pass.block(token) + tile * kTileGroups * token_group_bytes(width);
-      pass.kernels.panel(panel, count * kTileGroups, block, width, sums + token * kTileRows);
+      pass.kernels.panel(panel, count * kTileGroups, pass.block(tile, token), width, sums + token * kTileRows);
     }
   }
   for (int64_t token = 0; token < pass.token_count; token += pass.kernels.tokens) {
@@ -138,16 +170,13 @@ void gemm(const GemmProblem& problem, int threads) {
   const InstructionSet isa = current_isa();
   const GemmKernels& kernels = gemm_kernels(isa);
   const dispatch::GemmChoice choice = dispatch::choose_gemm(problem, isa, kernels.tokens);
+  const int64_t tile_columns = ceil_div(problem.k, kTileCols);
+  const int64_t chunk_tiles = choice.path == dispatch::GemmPath::kPanel ? kChunkTiles : tile_columns;
   thread_local Scratch activations;
   for (int64_t first = 0; first < problem.m; first += kTokensAtOnce) {
-    Pass pass{problem,
-              kernels,
-              choice.path,
-              first,
-              std::min(kTokensAtOnce, problem.m - first),
-              ceil_div(problem.k, kTileCols),
-              nullptr};
-    pass.blocks = activations.reserve(pass.token_count * pass.bytes_per_token());
+    const int64_t token_count = std::min(kTokensAtOnce, problem.m - first);
+    Pass pass{problem, kernels, choice.path, first, token_count, tile_columns, chunk_tiles, nullptr};
+    pass.blocks = activations.reserve(token_count * tile_columns * pass.tile_bytes());
     run_pass(pass, threads);
   }
 }

@@ -21,6 +21,15 @@ inline __m256i code_table(int offset) {
   return _mm256_broadcastsi128_si256(_mm_add_epi8(table, _mm_set1_epi8(static_cast<char>(offset))));
 }
 
+// Asks for the tile that comes kPrefetchBytes after this one. The hardware's own prefetcher keeps up with a plain read
+// but not with a loop that computes as long as it reads. Past the end of the weights this is a harmless hint.
+inline void prefetch_tile(const uint8_t* tile) {
+  constexpr int64_t kPrefetchBytes = 4 * kTileBytes;
+  for (int64_t line = 0; line < kTileBytes; line += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(tile + kPrefetchBytes + line), _MM_HINT_T0);
+  }
+}
+
 struct Nibbles {
   __m256i low, high;
 };
@@ -74,6 +83,7 @@ void stream_block(const uint8_t* tiles, int64_t tile_count, const uint8_t* block
   __m128i nans = _mm_setzero_si128();
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes, block += kTileGroups * token_group_bytes(T)) {
     const uint8_t* scales = tiles + kTileCodeBytes;
+    prefetch_tile(tiles);
     nans = _mm_or_si128(nans, nan_rows(scales));
     for (int half = 0; half < 2; ++half) {
       __m256 acc[T];
@@ -170,56 +180,71 @@ inline __m256 broadcast_pair(const float* x) {
   return _mm256_castpd_ps(_mm256_broadcast_sd(reinterpret_cast<const double*>(x)));
 }
 
-// In a vector of floats two neighbouring lanes belong to one row: the even chain and the odd chain. Unpacking leaves
-// rows 0, 1, 4, 5 in the first vector of a half and rows 2, 3, 6, 7 in the second.
+// Puts scale byte r of a half into bits 16 to 23 of both lanes of its row: [0] for rows 0, 1, 4, 5 and [1] for the
+// others.
+alignas(32) constexpr int8_t kScaleLanes[2][32] = {{-1, -1, 0, -1, -1, -1, 0, -1, -1, -1, 1, -1, -1, -1, 1, -1,  //
+                                                    -1, -1, 4, -1, -1, -1, 4, -1, -1, -1, 5, -1, -1, -1, 5, -1},
+                                                   {-1, -1, 2, -1, -1, -1, 2, -1, -1, -1, 3, -1, -1, -1, 3, -1,  //
+                                                    -1, -1, 6, -1, -1, -1, 6, -1, -1, -1, 7, -1, -1, -1, 7, -1}};
+
+inline __m256 paired_scales(const uint8_t* scales, int rows) {
+  int64_t eight;
+  memcpy(&eight, scales, sizeof(eight));
+  const __m256i placed = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), load(kScaleLanes[rows]));
+  const __m256 to_value = _mm256_castsi256_ps(_mm256_set1_epi32(247 << 23));  // 2^120
+  return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(placed, 4)), to_value);
+}
+
+// Four columns of sixteen rows, for all tokens. In a vector of floats two neighbouring lanes belong to one row, the
+// even chain and the odd chain; unpacking a half leaves its rows 0, 1, 4, 5 in one vector and 2, 3, 6, 7 in the next.
+// The halves take turns, so that four chains of additions are in flight.
+template <int T>
+inline __attribute__((always_inline)) void add_quad(__m256i first_half, __m256i second_half, const float* x, bool first,
+                                                    __m256 (&group)[T][4]) {
+  const __m256i odd_mask = _mm256_set1_epi32(static_cast<int>(0xFFFF0000u));
+  __m256 columns02[4], columns13[4];
+  for (int half = 0; half < 2; ++half) {
+    const __m256i code = half ? second_half : first_half;
+    const __m256i high = _mm256_shuffle_epi8(byte_table(kBf16High), code);
+    const __m256i low = _mm256_shuffle_epi8(byte_table(kBf16Low), code);
+    const __m256i bf16[2] = {_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)};
+    for (int i = 0; i < 2; ++i) {
+      columns02[2 * half + i] = _mm256_castsi256_ps(_mm256_slli_epi32(bf16[i], 16));
+      columns13[2 * half + i] = _mm256_castsi256_ps(_mm256_and_si256(bf16[i], odd_mask));
+    }
+  }
+  for (int t = 0; t < T; ++t) {
+    const __m256 x02 = broadcast_pair(x + 4 * t);
+    const __m256 x13 = broadcast_pair(x + 4 * t + 2);
+    for (int i = 0; i < 4; ++i) {
+      const __m256 sum = first ? _mm256_mul_ps(columns02[i], x02) : _mm256_fmadd_ps(columns02[i], x02, group[t][i]);
+      group[t][i] = _mm256_fmadd_ps(columns13[i], x13, sum);
+    }
+  }
+}
+
 template <int T>
 void stream_float_block(const uint8_t* tiles, int64_t tile_count, const float* block, float* sums) {
-  const __m256i high_table = byte_table(kBf16High);
-  const __m256i low_table = byte_table(kBf16Low);
-  const __m256 to_value = _mm256_castsi256_ps(_mm256_set1_epi32(247 << 23));  // 2^120
-  const __m256i odd_mask = _mm256_set1_epi32(static_cast<int>(0xFFFF0000u));
-  // Puts scale r of eight (twice in the register) into bits 16..23 of both lanes of its row.
-  const __m256i pick[2] = {_mm256_setr_epi8(-1, -1, 0, -1, -1, -1, 0, -1, -1, -1, 1, -1, -1, -1, 1, -1,  //
-                                            -1, -1, 4, -1, -1, -1, 4, -1, -1, -1, 5, -1, -1, -1, 5, -1),
-                           _mm256_setr_epi8(-1, -1, 2, -1, -1, -1, 2, -1, -1, -1, 3, -1, -1, -1, 3, -1,  //
-                                            -1, -1, 6, -1, -1, -1, 6, -1, -1, -1, 7, -1, -1, -1, 7, -1)};
   __m256 chain[T][4];
-  for (int t = 0; t < T; ++t) {
-    for (int i = 0; i < 4; ++i) chain[t][i] = _mm256_setzero_ps();
-  }
+  for (int i = 0; i < 4 * T; ++i) chain[i / 4][i % 4] = _mm256_setzero_ps();
   __m128i nans = _mm_setzero_si128();
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
     const uint8_t* scales = tiles + kTileCodeBytes;
+    prefetch_tile(tiles);
     nans = _mm_or_si128(nans, nan_rows(scales));
     for (int g = 0; g < kTileGroups; ++g, block += kGroupSize * T) {
-      for (int half = 0; half < 2; ++half) {
-        __m256 group[T][2];
-        for (int quad = 0; quad < 4; ++quad) {
-          const Nibbles nibbles = split(load(tiles + 128 * g + 64 * (quad / 2) + 32 * half));
-          const __m256i code = quad % 2 ? nibbles.high : nibbles.low;
-          const __m256i high = _mm256_shuffle_epi8(high_table, code);
-          const __m256i low = _mm256_shuffle_epi8(low_table, code);
-          const __m256i bf16[2] = {_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)};
-          const float* x = block + 4 * T * quad;
-          for (int i = 0; i < 2; ++i) {
-            const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(bf16[i], 16));
-            const __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(bf16[i], odd_mask));
-            for (int t = 0; t < T; ++t) {
-              const __m256 x02 = broadcast_pair(x + 4 * t);
-              group[t][i] = quad ? _mm256_fmadd_ps(even, x02, group[t][i]) : _mm256_mul_ps(even, x02);
-              group[t][i] = _mm256_fmadd_ps(odd, broadcast_pair(x + 4 * t + 2), group[t][i]);
-            }
-          }
-        }
-        int64_t eight;
-        memcpy(&eight, scales + 16 * g + 8 * half, sizeof(eight));
-        for (int i = 0; i < 2; ++i) {
-          const __m256i placed = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), pick[i]);
-          const __m256 s_b = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(placed, 4)), to_value);
-          for (int t = 0; t < T; ++t) {
-            chain[t][2 * half + i] = _mm256_fmadd_ps(s_b, group[t][i], chain[t][2 * half + i]);
-          }
-        }
+      __m256 group[T][4];
+      for (int eight = 0; eight < 2; ++eight) {
+        const uint8_t* codes = tiles + 128 * g + 64 * eight;
+        const float* x = block + 8 * T * eight;
+        const Nibbles first_half = split(load(codes));
+        const Nibbles second_half = split(load(codes + 32));
+        add_quad<T>(first_half.low, second_half.low, x, eight == 0, group);
+        add_quad<T>(first_half.high, second_half.high, x + 4 * T, false, group);
+      }
+      for (int i = 0; i < 4; ++i) {
+        const __m256 s_b = paired_scales(scales + 16 * g + 8 * (i / 2), i % 2);
+        for (int t = 0; t < T; ++t) chain[t][i] = _mm256_fmadd_ps(s_b, group[t][i], chain[t][i]);
       }
     }
   }

@@ -1,5 +1,6 @@
 #include "gemm_operands.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 
@@ -97,16 +98,19 @@ uint8_t* Scratch::reserve(int64_t bytes) {
   return data_;
 }
 
-void expand_tokens(const GemmProblem& problem, int64_t first, int width, bool unsigned_codes, uint8_t* block) {
+void expand_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,
+                   bool unsigned_codes, uint8_t* block) {
   const PairTables& tables = pair_tables();
   const uint16_t* codes = tables.codes[unsigned_codes ? 1 : 0];
-  const int64_t groups = problem.k / kGroupSize;
-  const int64_t padded = ceil_div(problem.k, kTileCols) * kTileGroups;
+  const int64_t row_groups = problem.k / kGroupSize;
+  const int64_t first_group = first_tile * kTileGroups;
+  const int64_t padded = tile_count * kTileGroups;
+  const int64_t groups = std::min(padded, row_groups - first_group);
   const int64_t step = token_group_bytes(width);
   uint8_t signs = 0;
   for (int t = 0; t < width; ++t) {
-    const uint8_t* packed = problem.a_packed + (first + t) * (problem.k / 2);
-    const uint8_t* scale = problem.a_scale + (first + t) * groups;
+    const uint8_t* packed = problem.a_packed + ((first + t) * row_groups + first_group) * 8;
+    const uint8_t* scale = problem.a_scale + (first + t) * row_groups + first_group;
     for (int64_t g = 0; g < groups; ++g) {
       uint8_t* out = block + g * step;
       uint16_t pairs[8];

@@ -21,11 +21,12 @@ class Scratch {
   int64_t capacity_ = 0;
 };
 
-// Tokens [first, first + width) of a W4A4 problem as one block of gemm_kernels.h, padded to whole tiles. Throws when an
-// activation scale has its sign bit set.
-void expand_tokens(const GemmProblem& problem, int64_t first, int width, bool unsigned_codes, uint8_t* block);
+// Tokens [first, first + width) of a W4A4 problem as one block of gemm_kernels.h, tiles [first_tile, first_tile +
+// tile_count) of their columns, padded with zeros. Throws when an activation scale has its sign bit set.
+void expand_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,
+                   bool unsigned_codes, uint8_t* block);
 
-// The same for the float activations of W4A16.
+// The same for the float activations of W4A16, all columns.
 void widen_tokens(const GemmProblem& problem, int64_t first, int width, float* block);
 
 // Writes out[first_token + t][first_row + r] for t < width and r < rows:

@@ -5,7 +5,8 @@
 namespace nvfp4::dispatch {
 namespace {
 
-constexpr GemmPath kCandidates[] = {GemmPath::kStream, GemmPath::kPanel, GemmPath::kStreamFloat};
+// Of two candidates that cost the same the first one wins.
+constexpr GemmPath kCandidates[] = {GemmPath::kPanel, GemmPath::kStream, GemmPath::kStreamFloat};
 
 bool valid(GemmPath path, const GemmProblem& problem) {
   const bool w4a4 = problem.a_packed != nullptr;
@@ -31,11 +32,12 @@ std::string GemmChoice::name() const {
 }
 
 GemmChoice choose_gemm(const GemmProblem& problem, cpu::InstructionSet isa, int tokens) {
-  GemmPath best = problem.a_packed != nullptr ? GemmPath::kStream : GemmPath::kStreamFloat;
-  for (const GemmPath path : kCandidates) {
-    if (valid(path, problem) && cost(path, problem, tokens) < cost(best, problem, tokens)) best = path;
+  const GemmPath* best = nullptr;
+  for (const GemmPath& path : kCandidates) {
+    if (!valid(path, problem)) continue;
+    if (best == nullptr || cost(path, problem, tokens) < cost(*best, problem, tokens)) best = &path;
   }
-  return {isa, best};
+  return {isa, *best};
 }
 
 }  // namespace nvfp4::dispatch
