@@ -38,7 +38,14 @@ def check_choice(what: str, got: str, wanted: Sequence[str]) -> None:
         raise ValueError(f"{what}: got {got!r}, wanted one of {', '.join(wanted)}")
 
 
+def _tensor(what: str, x: object) -> None:
+    # The dispatcher takes None where a schema says Tensor, and hands it on.
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{what}: got {type(x).__name__}, wanted a tensor")
+
+
 def _dtype(what: str, x: Tensor, wanted: Sequence[torch.dtype], hint: str = "") -> None:
+    _tensor(what, x)
     if x.dtype not in wanted:
         names = ", ".join(str(d) for d in wanted)
         raise TypeError(f"{what}: got {x.dtype}, wanted {names}{'; ' + hint if hint else ''}")
@@ -60,6 +67,7 @@ def _contiguous(what: str, x: Tensor) -> None:
 
 
 def _last(what: str, x: Tensor) -> int:
+    _tensor(what, x)
     if x.dim() == 0:
         raise ValueError(f"{what}: got a scalar, wanted at least one dimension, [..., K]")
     return x.shape[-1]
@@ -173,6 +181,7 @@ def check_linear(
     """
     if (
         layout == "n16k64"
+        and not (x is None or weight is None or weight_scale is None or weight_global_scale is None)
         and x.dtype in FLOATS
         and (
             (activations == "static" and input_global_scale.shape == (1,) and input_global_scale.dtype is torch.float32)
@@ -239,6 +248,7 @@ def check_unswizzle(scale: Tensor, rows: int, groups: int) -> None:
 
 def check_tiles(packed: Tensor, scale: Tensor) -> None:
     """Arguments of the op to_tiles."""
+    _tensor("to_tiles: packed", packed)
     if packed.dim() != 2:
         raise ValueError(f"to_tiles: packed: got shape {tuple(packed.shape)}, wanted [N, K/2]")
     _operand("to_tiles", packed, scale, (packed.shape[0], packed.shape[1] * 2), "plain")
@@ -246,4 +256,5 @@ def check_tiles(packed: Tensor, scale: Tensor) -> None:
 
 def check_untile(tiles: Tensor, n: int, k: int) -> None:
     """Arguments of the op from_tiles."""
+    _tensor("from_tiles: tiles", tiles)
     _operand("from_tiles", tiles, tiles.new_empty(0), (n, k), "n16k64")

@@ -109,7 +109,7 @@ def to_tiles(packed: Tensor, scale: Tensor) -> Tensor:
     code_bytes = pack(codes).reshape(panels, steps, _TILE_CODE_BYTES)
     scales = _pad(scale.view(torch.uint8), panels * TILE_ROWS, steps * _TILE_GROUPS)
     scales = scales.view(panels, TILE_ROWS, steps, _TILE_GROUPS).permute(0, 2, 3, 1)
-    return torch.cat((code_bytes, scales.reshape(panels, steps, -1)), dim=-1)
+    return torch.cat((code_bytes, scales.reshape(panels, steps, TILE_BYTES - _TILE_CODE_BYTES)), dim=-1)
 
 
 def from_tiles(tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:

@@ -200,7 +200,9 @@ def _linear_autograd(
     bias: Tensor | None,
     *args: Any,
 ) -> Tensor:
-    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+    # The dispatcher lets None through for a tensor; the checks further down refuse it with a message.
+    wants = (x is not None and x.requires_grad) or (bias is not None and bias.requires_grad)
+    if wants and torch.is_grad_enabled():
         result: Tensor = _LinearFunction.apply(
             x, bias, weight, weight_scale, weight_global_scale, input_global_scale, *args
         )
@@ -234,7 +236,7 @@ _AUTOCAST_KEYS = DispatchKeySet(DispatchKey.AutocastCPU) | DispatchKeySet(Dispat
 
 def _linear_autocast(x: Tensor, *args: Any) -> Tensor:
     """Autocast changes x only: the weight's bytes and scales have no other precision, and the bias is added in float32."""
-    if x.dtype == torch.float32:
+    if x is not None and x.dtype == torch.float32:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
         return _linear_op(x, *args)

@@ -31,7 +31,8 @@ def global_scale_of(x: Tensor, granularity: Granularity = "tensor", scheme: Sche
     Args:
         x: [..., K], floating point.
         granularity: one scale for the tensor, or one a row.
-        scheme: ``nvfp4`` divides in float32; ``compressed-tensors`` in x's own dtype, and not per row.
+        scheme: ``nvfp4`` divides in float32; ``compressed-tensors`` multiplies the reciprocal of amax by 2688, each rounded to
+            x's own dtype, and not per row.
 
     Returns:
         float32 [1] or [..., 1]. It is 1 where amax is 0 or the quotient overflows. amax is taken over finite values only.
@@ -41,7 +42,11 @@ def global_scale_of(x: Tensor, granularity: Granularity = "tensor", scheme: Sche
         amax = magnitude.amax(dim=-1, keepdim=True) if x.shape[-1] else magnitude.new_zeros((*x.shape[:-1], 1))
     else:
         amax = magnitude.max().reshape(1) if x.numel() else magnitude.new_zeros(1)
-    scale = SCALE_RANGE / (amax if scheme == "compressed-tensors" else amax.float())
+    if scheme == "compressed-tensors":
+        # This is what `2688 / amax` does in torch, where a scalar over a tensor is no division, and so what is on disk.
+        scale = amax.reciprocal() * SCALE_RANGE
+    else:
+        scale = torch.full_like(amax, SCALE_RANGE, dtype=torch.float32) / amax.float()
     return torch.where(scale.isfinite(), scale, torch.ones_like(scale)).float()
 
 
@@ -75,9 +80,10 @@ def quantize(
     scale = torch.where(scale == 0, formats.encode_e4m3(torch.tensor(ZERO_BLOCK_SCALE, device=x.device)), scale)
 
     step = formats.decode_e4m3(scale) / global_scale
-    codes = formats.encode_e2m1((blocks.float() / step.unsqueeze(-1)).clamp(-E2M1_MAX, E2M1_MAX))
+    quotient = blocks.float() / step.unsqueeze(-1)
+    codes = formats.encode_e2m1(quotient.clamp(-E2M1_MAX, E2M1_MAX))
     if exact_ct:
-        codes = torch.where(blocks == 0, torch.zeros_like(codes), codes)
+        codes = torch.where(quotient == 0, torch.zeros_like(codes), codes)
     return NVFP4Tensor(
         layout.pack(codes.flatten(-2)), scale.view(torch.float8_e4m3fn), global_scale, tuple(x.shape), "plain"
     )

@@ -41,7 +41,7 @@ def test_every_bfloat16_with_every_scale_code() -> None:
     scale is e4m3(amax), and amax is the scale's own value.
     """
     x = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
-    for factor in (1.0, 1.1754943508222875, 0.75):
+    for factor in (1.0, 1.1754943508222875):
         for code in range(1, 127):
             amax = formats.decode_e4m3(torch.tensor([code], dtype=torch.uint8)) / factor
             values = x[x.float().abs() <= amax.to(torch.bfloat16).float()]

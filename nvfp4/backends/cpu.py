@@ -80,7 +80,7 @@ class CpuBackend(Backend):
             mode = _COMPUTE_ROW if per_row else _COMPUTE_TENSOR
         else:
             global_scale = global_scale.contiguous().clone()
-            mode = _GIVEN_TENSOR if global_scale.numel() == 1 else _GIVEN_ROW
+            mode = _GIVEN_ROW if global_scale.dim() > 1 else _GIVEN_TENSOR
         packed = torch.empty((*lead, k // 2), dtype=torch.uint8)
         shape = layouts.swizzled_shape(lead.numel(), groups) if layout == "128x4" else (*lead, groups)
         scale = torch.empty(shape, dtype=torch.uint8)
@@ -105,7 +105,7 @@ class CpuBackend(Backend):
         packed, scale, global_scale = packed.contiguous(), scale.contiguous(), global_scale.contiguous()
         _kernels.dequantize(
             packed.data_ptr(), scale.data_ptr(), _SCALE_LAYOUT[layout], global_scale.data_ptr(),
-            global_scale.numel() > 1, rows, k, out.data_ptr(), _DTYPE[dtype], _threads(),
+            global_scale.dim() > 1, rows, k, out.data_ptr(), _DTYPE[dtype], _threads(),
         )  # fmt: skip
         return out
 
@@ -132,7 +132,7 @@ class CpuBackend(Backend):
         bias = None if bias is None else bias.contiguous()
         _kernels.gemm_w4a4(
             lead.numel(), n, k, a_packed.data_ptr(), a_scale.data_ptr(), a_global_scale.data_ptr(),
-            a_global_scale.numel() > 1, tiles.data_ptr(), b_global_scale.data_ptr(), b_global_scale.numel() > 1,
+            a_global_scale.dim() > 1, tiles.data_ptr(), b_global_scale.data_ptr(), b_global_scale.dim() > 1,
             0 if bias is None else bias.data_ptr(), 0 if bias is None else _DTYPE[bias.dtype],
             out.data_ptr(), _DTYPE[out_dtype], _threads(),
         )  # fmt: skip
@@ -157,7 +157,7 @@ class CpuBackend(Backend):
         out = x.new_empty((*x.shape[:-1], out_features))
         x, m, stride = _rows(x)
         bias_ptr, bias_dtype = (0, 0) if bias is None else (bias.data_ptr(), _DTYPE[bias.dtype])
-        per_row = weight_global_scale.numel() > 1
+        per_row = weight_global_scale.dim() > 1
         if activations == "none":
             record(self._linear_w4a16)
             _kernels.gemm_w4a16(

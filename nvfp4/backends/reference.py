@@ -49,8 +49,8 @@ class ReferenceBackend(Backend):
         t = reference.quantize(x, global_scale, granularity, scheme)  # type: ignore[arg-type]
         scale = t.scale.view(torch.uint8)
         if layout == "128x4":
-            scale = layouts.swizzle_scales(scale.reshape(t.rows, -1))
-        return t.packed, scale, t.global_scale.clone()
+            scale = layouts.swizzle_scales(scale.reshape(t.rows, x.shape[-1] // 16))
+        return t.packed.contiguous(), scale.contiguous(), t.global_scale.clone(memory_format=torch.contiguous_format)
 
     def dequantize(
         self, packed: Tensor, scale: Tensor, global_scale: Tensor, shape: list[int], layout: str, dtype: torch.dtype
