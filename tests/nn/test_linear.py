@@ -192,8 +192,9 @@ def test_repr_says_what_serves() -> None:
 
 def test_bytes() -> None:
     _, module = make(64, 128, bias=False)
-    assert module.nbytes == 64 * 128 // 2 + 64 * 128 // 16 + 4
-    assert prepare(module).nbytes == module.nbytes
+    wanted = 64 * 128 // 2 + 64 * 128 // 16 + 4
+    assert module.nbytes == wanted
+    assert prepare(module).nbytes == wanted
 
 
 @pytest.mark.parametrize(
