@@ -1,4 +1,5 @@
 // gemm against its scalar definition, bit for bit: every instruction set that this binary has and this CPU runs.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -148,7 +149,7 @@ void run_everywhere(const Case& c, GemmProblem problem, const std::vector<uint8_
       problem.out = out.data();
       cpu::gemm(problem, threads);
       const std::string label = std::string(scheme) + " " + describe(c, isa.name, threads);
-      expect(std::memcmp(out.data(), wanted.data(), wanted.size()) == 0, label);
+      expect(std::equal(wanted.begin(), wanted.end(), out.begin()), label);
       bool intact = true;
       for (size_t i = 0; i < kGuard; ++i) intact &= out[wanted.size() + i] == 0xA5;
       expect(intact, label + ": wrote past the output");
