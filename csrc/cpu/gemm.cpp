@@ -89,6 +89,7 @@ void prepare_block(const Pass& pass, int64_t token) {
 }
 
 void prepare_tokens(const Pass& pass, int threads) {
+  if (pass.tile_columns == 0) return;  // K = 0: there is nothing to prepare, and no memory for it.
   const int64_t block_count = ceil_div(pass.token_count, pass.kernels.tokens);
   // About ten microseconds of work, at three columns a nanosecond.
   const int64_t grain = std::max<int64_t>(1, 32768 / (pass.problem.k * pass.kernels.tokens + 1));
@@ -107,7 +108,7 @@ void stream_panel(const Pass& pass, const uint8_t* tiles, int64_t first_row, int
     } else {
       pass.kernels.stream(tiles, pass.tile_columns, pass.block(0, token), width, sums);
     }
-    write_outputs(pass.problem, pass.first_token + token, width, first_row, rows, sums);
+    write_outputs(pass.problem, pass.kernels, pass.first_token + token, width, first_row, rows, sums);
   }
 }
 
@@ -137,7 +138,8 @@ void decode_panel(const Pass& pass, const uint8_t* tiles, int64_t first_row, int
     }
   }
   for (int64_t token = 0; token < pass.token_count; token += pass.kernels.tokens) {
-    write_outputs(pass.problem, pass.first_token + token, pass.width(token), first_row, rows, sums + token * kTileRows);
+    write_outputs(pass.problem, pass.kernels, pass.first_token + token, pass.width(token), first_row, rows,
+                  sums + token * kTileRows);
   }
 }
 
