@@ -105,6 +105,7 @@ def _show_terms(marker: Path, source: SplitFile, report: Callable[[str], None]) 
 
 
 def _from_folder(folder: Path, name: str) -> DemoModel:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
@@ -115,7 +116,7 @@ def _from_folder(folder: Path, name: str) -> DemoModel:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DemoError(
             f"{folder}: {error}; wanted a causal language model and its tokenizer. If nvfp4 made this folder, remove "
             "it and run again"

@@ -38,7 +38,7 @@ class PositionStatistics:
         kl: KL(p || q) over the full vocabulary, in nats.
         kl_top: KL(p || q) over the reference's `TOP_K` tokens and one bucket for the rest; a lower bound of `kl`.
         top_probability: probability that the reference gives its most likely token.
-        agrees: bool, whether both have the same most likely token.
+        agrees: bool, whether the reference's most likely token is the candidate's too (or one of several equals).
     """
 
     nll_reference: torch.Tensor
@@ -110,15 +110,15 @@ def _tile_statistics(
     reference: torch.Tensor, candidate: torch.Tensor, targets: torch.Tensor, where: tuple[int, int]
 ) -> PositionStatistics:
     candidate = _widen(candidate.to(reference.device))
-    peak_r, best_r = reference.max(dim=-1, keepdim=True)
-    peak_c, best_c = candidate.max(dim=-1, keepdim=True)
+    top_values, top = reference.topk(min(TOP_K, reference.shape[1]), dim=-1)
+    peak_r, peak_c = top_values[:, :1], candidate.amax(dim=-1, keepdim=True)
     _require_finite(peak_r, "reference", where)
     _require_finite(peak_c, "candidate", where)
-    top = reference.topk(min(TOP_K, reference.shape[1]), dim=-1).indices
     target = targets.unsqueeze(-1)
 
     shifted_r = reference - peak_r
     shifted_c = candidate - peak_c
+    agrees = shifted_c.gather(-1, top[:, :1]) == 0
     target_r, target_c = shifted_r.gather(-1, target).double(), shifted_c.gather(-1, target).double()
     top_r, top_c = shifted_r.gather(-1, top).double().exp(), shifted_c.gather(-1, top).double().exp()
     weights = shifted_r.exp()
@@ -137,7 +137,7 @@ def _tile_statistics(
     kl_top = kept.sum(dim=-1, keepdim=True) + tail_p * (tail_p / tail_q).log()
     # Merging tokens into one bucket cannot raise a divergence, so only rounding can put kl_top above kl.
     kl_top = torch.minimum(kl_top.clamp_min(0.0), kl)
-    columns = (log_r - target_r, log_c - target_c, kl, kl_top, 1.0 / sum_r, best_r == best_c)
+    columns = (log_r - target_r, log_c - target_c, kl, kl_top, 1.0 / sum_r, agrees)
     return PositionStatistics(*(column.squeeze(-1).cpu() for column in columns))
 
 

@@ -174,7 +174,7 @@ def _check_windows(tokens: Any) -> list[torch.Tensor]:
 
 def _check_vocabulary(model: Any, windows: list[torch.Tensor]) -> None:
     """Token ids against the embedding's size, before an embedding lookup fails without saying which id."""
-    if not isinstance(model, torch.nn.Module) or not hasattr(model, "get_input_embeddings"):
+    if not hasattr(model, "get_input_embeddings"):
         return
     size = getattr(model.get_input_embeddings(), "num_embeddings", None)
     for index, window in enumerate(windows):
