@@ -1,6 +1,7 @@
 // AVX2 gemm kernels: eight weight rows in a vector, 8-bit multiply-add of unsigned by signed bytes.
 #include <immintrin.h>
 
+#include "gemm_epilogue.h"
 #include "gemm_kernels.h"
 
 namespace nvfp4::cpu {
@@ -292,6 +293,6 @@ void stream_float(const uint8_t* tiles, int64_t tile_count, const float* block, 
 
 }  // namespace
 
-const GemmKernels kGemmAvx2 = {4, true, stream, decode, panel, stream_float};
+const GemmKernels kGemmAvx2 = {4, true, stream, decode, panel, stream_float, finish};
 
 }  // namespace nvfp4::cpu

@@ -1,5 +1,6 @@
 // AVX-512 gemm kernels for CPUs without VNNI: multiply-add of byte pairs to 16 bits, then to 32.
 #include "gemm_avx512_common.h"
+#include "gemm_epilogue.h"
 
 namespace nvfp4::cpu {
 namespace {
@@ -18,6 +19,6 @@ struct PairDot {
 
 }  // namespace
 
-const GemmKernels kGemmAvx512 = {8, false, stream<PairDot>, decode, panel<PairDot>, stream_float};
+const GemmKernels kGemmAvx512 = {8, false, stream<PairDot>, decode, panel<PairDot>, stream_float, finish};
 
 }  // namespace nvfp4::cpu

@@ -1,5 +1,6 @@
 // AVX-512 gemm kernels for CPUs with VNNI: one instruction multiplies four columns of sixteen rows and sums them.
 #include "gemm_avx512_common.h"
+#include "gemm_epilogue.h"
 
 namespace nvfp4::cpu {
 namespace {
@@ -15,6 +16,6 @@ struct VnniDot {
 
 }  // namespace
 
-const GemmKernels kGemmAvx512Vnni = {8, false, stream<VnniDot>, decode, panel<VnniDot>, stream_float};
+const GemmKernels kGemmAvx512Vnni = {8, false, stream<VnniDot>, decode, panel<VnniDot>, stream_float, finish};
 
 }  // namespace nvfp4::cpu

@@ -18,6 +18,7 @@
 #include "isa.h"
 #include "nvfp4/formats.h"
 #include "nvfp4/layout.h"
+#include "nvfp4/problem.h"
 
 namespace nvfp4::cpu {
 
@@ -43,6 +44,9 @@ struct GemmKernels {
   // {0, 1}, odd for {2, 3}. In each group a chain adds its eight products x * w by fused multiply-add in ascending
   // order, starting from the plain product; then chain = fma(s_b, group, chain). The result is even + odd.
   void (*stream_float)(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums);
+
+  // gemm_epilogue.h, compiled for this instruction set.
+  void (*finish)(const float* sums, const float* alpha, const float* bias, DType dtype, int rows, void* out);
 };
 
 const GemmKernels& gemm_kernels(InstructionSet isa);

@@ -1,6 +1,7 @@
 // NEON gemm kernels for ARMv8.2 with the dot product: four weight rows in a vector, signed by signed bytes.
 #include <arm_neon.h>
 
+#include "gemm_epilogue.h"
 #include "gemm_kernels.h"
 
 namespace nvfp4::cpu {
@@ -194,6 +195,6 @@ void stream_float(const uint8_t* tiles, int64_t tile_count, const float* block, 
 
 }  // namespace
 
-const GemmKernels kGemmNeon = {4, false, stream, decode, panel, stream_float};
+const GemmKernels kGemmNeon = {4, false, stream, decode, panel, stream_float, finish};
 
 }  // namespace nvfp4::cpu

@@ -47,42 +47,6 @@ float load_float(const void* data, DType dtype, int64_t index) {
   return dtype == DType::kBFloat16 ? bits_float(static_cast<uint32_t>(bits) << 16) : half_to_float(bits);
 }
 
-// The rounding helpers are free of branches so that the compiler can keep a whole row of sums in vectors.
-inline uint16_t to_bfloat16(float x) {
-  const uint32_t bits = float_bits(x);
-  const uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
-  return static_cast<uint16_t>(x != x ? 0x7FC0u : rounded);
-}
-
-inline uint16_t to_float16(float x) {
-  const uint32_t bits = float_bits(x);
-  const uint32_t sign = bits >> 16 & 0x8000u;
-  const uint32_t magnitude = bits & 0x7FFFFFFFu;
-  // Normal results: round the mantissa to ten bits; a carry runs into the exponent, up to infinity, as it should.
-  const uint32_t rounded = (magnitude + 0xFFFu + (magnitude >> 13 & 1u)) >> 13;
-  const uint32_t normal = rounded - (112u << 10) < 0x7C00u ? rounded - (112u << 10) : 0x7C00u;
-  // Subnormal results lie on the grid 2^-24, which is the spacing of float32 at 0.5.
-  const uint32_t subnormal = float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f);
-  const uint32_t value = magnitude >= (113u << 23) ? normal : subnormal;
-  return static_cast<uint16_t>(x != x ? 0x7E00u : sign | value);
-}
-
-inline void store_row(const float* y, void* out, DType dtype, int64_t offset, int rows) {
-  if (dtype == DType::kBFloat16) {
-    uint16_t rounded[kTileRows];
-    for (int r = 0; r < kTileRows; ++r) rounded[r] = to_bfloat16(y[r]);
-    memcpy(static_cast<uint16_t*>(out) + offset, rounded, sizeof(uint16_t) * rows);
-  } else if (dtype == DType::kFloat16) {
-    uint16_t rounded[kTileRows];
-    for (int r = 0; r < kTileRows; ++r) rounded[r] = to_float16(y[r]);
-    memcpy(static_cast<uint16_t*>(out) + offset, rounded, sizeof(uint16_t) * rows);
-  } else {
-    float exact[kTileRows];
-    for (int r = 0; r < kTileRows; ++r) exact[r] = y[r] != y[r] ? bits_float(0x7FC00000u) : y[r];
-    memcpy(static_cast<float*>(out) + offset, exact, sizeof(float) * rows);
-  }
-}
-
 }  // namespace
 
 Scratch::~Scratch() { operator delete(data_, std::align_val_t{64}); }
@@ -146,30 +110,29 @@ void widen_tokens(const GemmProblem& problem, int64_t first, int width, float* b
   memset(block + problem.k * width, 0, sizeof(float) * static_cast<size_t>((padded - problem.k) * width));
 }
 
-void write_outputs(const GemmProblem& problem, int64_t first_token, int width, int64_t first_row, int rows,
-                   const float* sums) {
+void write_outputs(const GemmProblem& problem, const GemmKernels& kernels, int64_t first_token, int width,
+                   int64_t first_row, int rows, const float* sums) {
+  const bool per_row = problem.b_global_scale_per_row;
   float bias[kTileRows] = {};
   double g_b[kTileRows];
-  for (int r = 0; r < kTileRows; ++r) {
-    const bool used = r < rows;
-    if (problem.bias != nullptr && used) bias[r] = load_float(problem.bias, problem.bias_dtype, first_row + r);
-    g_b[r] = problem.b_global_scale[problem.b_global_scale_per_row && used ? first_row + r : 0];
+  if (problem.bias != nullptr) {
+    for (int r = 0; r < rows; ++r) bias[r] = load_float(problem.bias, problem.bias_dtype, first_row + r);
   }
+  for (int r = 0; per_row && r < kTileRows; ++r) g_b[r] = problem.b_global_scale[r < rows ? first_row + r : first_row];
+  const int64_t element = problem.out_dtype == DType::kFloat32 ? 4 : 2;
   for (int t = 0; t < width; ++t) {
     const int64_t token = first_token + t;
     const double g_a =
         problem.a_packed == nullptr ? 1.0 : problem.a_global_scale[problem.a_global_scale_per_row ? token : 0];
-    float y[kTileRows];
-    if (problem.b_global_scale_per_row) {
-      for (int r = 0; r < kTileRows; ++r) y[r] = sums[16 * t + r] * static_cast<float>(1.0 / (g_a * g_b[r]));
+    float alpha[kTileRows];
+    if (per_row) {
+      for (int r = 0; r < kTileRows; ++r) alpha[r] = static_cast<float>(1.0 / (g_a * g_b[r]));
     } else {
-      const float alpha = static_cast<float>(1.0 / (g_a * g_b[0]));
-      for (int r = 0; r < kTileRows; ++r) y[r] = sums[16 * t + r] * alpha;
+      std::fill_n(alpha, kTileRows, static_cast<float>(1.0 / (g_a * problem.b_global_scale[0])));
     }
-    if (problem.bias != nullptr) {
-      for (int r = 0; r < kTileRows; ++r) y[r] += bias[r];
-    }
-    store_row(y, problem.out, problem.out_dtype, token * problem.n + first_row, rows);
+    uint8_t* out = static_cast<uint8_t*>(problem.out) + (token * problem.n + first_row) * element;
+    const float* bias_or_null = problem.bias != nullptr ? bias : nullptr;
+    kernels.finish(sums + kTileRows * t, alpha, bias_or_null, problem.out_dtype, rows, out);
   }
 }
 

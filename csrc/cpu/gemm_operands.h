@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "gemm_kernels.h"
 #include "nvfp4/problem.h"
 
 namespace nvfp4::cpu {
@@ -29,9 +30,8 @@ void expand_tokens(const GemmProblem& problem, int64_t first, int width, int64_t
 // The same for the float activations of W4A16, all columns.
 void widen_tokens(const GemmProblem& problem, int64_t first, int width, float* block);
 
-// Writes out[first_token + t][first_row + r] for t < width and r < rows:
-// round_out(round32(round32(sum * alpha) + bias)), where every NaN becomes the canonical quiet one.
-void write_outputs(const GemmProblem& problem, int64_t first_token, int width, int64_t first_row, int rows,
-                   const float* sums);
+// Writes out[first_token + t][first_row + r] for t < width and r < rows, from the sums [width][16].
+void write_outputs(const GemmProblem& problem, const GemmKernels& kernels, int64_t first_token, int width,
+                   int64_t first_row, int rows, const float* sums);
 
 }  // namespace nvfp4::cpu

@@ -1,4 +1,5 @@
 // Portable gemm kernels: plain C++, the fallback of every CPU, and what the others are compared with.
+#include "gemm_epilogue.h"
 #include "gemm_kernels.h"
 
 namespace nvfp4::cpu {
@@ -95,6 +96,6 @@ void stream_float(const uint8_t* tiles, int64_t tile_count, const float* block, 
 
 }  // namespace
 
-const GemmKernels kGemmPortable = {4, false, stream, decode, panel, stream_float};
+const GemmKernels kGemmPortable = {4, false, stream, decode, panel, stream_float, finish};
 
 }  // namespace nvfp4::cpu
