@@ -183,6 +183,7 @@ def check_linear(
         layout == "n16k64"
         and not (x is None or weight is None or weight_scale is None or weight_global_scale is None)
         and x.dtype in FLOATS
+        and x.dim()
         and (
             (activations == "static" and input_global_scale.shape == (1,) and input_global_scale.dtype is torch.float32)
             if input_global_scale is not None

@@ -171,13 +171,14 @@ class _LinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
         weight, weight_scale, weight_global_scale, input_global_scale, out_features, layout, activations = args
+        with torch._C._AutoDispatchBelowAutograd():
+            y: Tensor = _linear_op(
+                x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
+            )
         ctx.save_for_backward(weight, weight_scale, weight_global_scale)
         ctx.shape, ctx.layout, ctx.dtype = (out_features, x.shape[-1]), layout, x.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
-        with torch._C._AutoDispatchBelowAutograd():
-            return _linear_op(
-                x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
-            )
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
