@@ -13,6 +13,7 @@ from nvfp4.demo.parts import SplitFile
 
 HIDDEN, FFN, LAYERS, HEADS, HEAD_DIM = 64, 96, 2, 2, 32
 WORDS = [
+    "▁l",
     "▁t",
     "he",
     "▁the",

@@ -100,7 +100,9 @@ def test_an_interrupted_run_keeps_the_last_results(
     from matplotlib.figure import Figure
 
     out = tmp_path / "out"
-    _run(tiny_folder, text, out)
+    out.mkdir()
+    for name in ("demo.json", "demo.png"):
+        (out / name).write_text(f"last {name}")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
     def interrupted(figure: Figure, path: Path, **options: object) -> None:
