@@ -152,7 +152,8 @@ def check_matmul(
     out_dtype: torch.dtype,
 ) -> None:
     """Arguments of the op matmul."""
-    lead, k = a_packed.shape[:-1], _last("matmul: a_packed", a_packed) * 2
+    k = _last("matmul: a_packed", a_packed) * 2
+    lead = a_packed.shape[:-1]
     _operand("matmul: a", a_packed, a_scale, (*lead, k), "plain")
     _global_scale("matmul: a_global_scale", a_global_scale, a_packed, lead)
     _operand("matmul: b", b_packed, b_scale, (n, k), layout)
