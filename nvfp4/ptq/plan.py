@@ -62,6 +62,8 @@ def _own_forward(linear: nn.Linear) -> str | None:
         return "its owner (nn.MultiheadAttention) reads the weight without calling it"
     if kind.forward is not nn.Linear.forward:
         return f"{kind.__name__} is a Linear with a forward of its own"
+    if "forward" in vars(linear):
+        return "its forward was replaced on the module itself, as accelerate does for offloading"
     if nn.utils.parametrize.is_parametrized(linear):
         return "its weight is parametrised; torch.nn.utils.parametrize.remove_parametrizations first"
     return None

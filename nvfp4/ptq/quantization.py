@@ -37,6 +37,13 @@ def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     return places
 
 
+def _keep_hooks(linear: nn.Linear, quantized: NVFP4Linear) -> None:
+    """Hooks that someone registered go on with the module that takes the Linear's place; their handles still work."""
+    for name, value in vars(linear).items():
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and "state_dict" not in name:
+            setattr(quantized, name, value)
+
+
 def _input_scales(
     model: nn.Module, matched: list[Planned], calibration: Sequence[Tensor] | None, progress: bool
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -102,6 +109,7 @@ def quantize_model(
             weight_global_scale=scales[name],
             input_global_scale=input_scales.get(name),
         )
+        _keep_hooks(linear, quantized)
         for parent, attribute in places[id(linear)]:
             setattr(parent, attribute, quantized)
         shape = (linear.out_features, linear.in_features)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -138,6 +139,25 @@ def test_casts_never_change_bytes(state, cast) -> None:
         assert p.dtype == wanted.get(name, default), name
     x = torch.randn(3, 80, dtype=module.dtype)
     assert module(x).dtype == module.dtype
+
+
+@pytest.fixture
+def _swapping() -> Iterator[None]:
+    """Torch's other way to convert modules."""
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@pytest.mark.usefixtures("_swapping")
+def test_casts_and_loads_by_swapping(state) -> None:
+    module = make(state)
+    before = raw(module)
+    module.half().bfloat16()
+    assert same(raw(module), before, without="bias")
+    before = module.state_dict()
+    module.to("meta").to_empty(device="cpu").load_state_dict({k: v.clone() for k, v in before.items()})
+    assert same(raw(module), {k: v.view(torch.uint8) for k, v in before.items()})
 
 
 def test_casts_from_the_parent() -> None:

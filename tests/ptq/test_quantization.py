@@ -130,6 +130,26 @@ def test_per_token_results_do_not_depend_on_batch_mates(backend) -> None:
             assert torch.equal(model.first(model.embedding(tokens(17)[:, i : i + 1]))[0, 0], whole[0, i])
 
 
+def test_hooks_go_on(both) -> None:
+    model, seen = Toy(), []
+    before = model.first.register_forward_pre_hook(lambda module, args: seen.append("before"))
+    model.first.register_forward_hook(lambda module, args, kwargs, out: seen.append("after"), with_kwargs=True)
+    quantize_model(model, "all-linear", progress=False)
+    model(tokens())
+    assert seen == ["before", "after"]
+    before.remove()
+    model(tokens())
+    assert seen == ["before", "after", "after"]
+
+
+def test_a_compiled_model_equals_eager_to_the_bit(both) -> None:
+    model = gemma3()
+    quantize_model(model, progress=False)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(tokens(), use_cache=False).logits, model(tokens(), use_cache=False).logits)
+
+
 def test_tied_head_is_left_and_said(both) -> None:
     model = Toy(tied=True)
     report = quantize_model(model, Recipe(scheme="NVFP4"), progress=False)

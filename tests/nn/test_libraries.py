@@ -103,6 +103,34 @@ def test_transformers_reads_dtype_and_device_of_a_quantised_model() -> None:
     assert model.get_memory_footprint() > 0
 
 
+class QuantizedGemma(Gemma3ForCausalLM):
+    """What an integration builds on the meta device before it loads."""
+
+    def __init__(self, config: Gemma3TextConfig) -> None:
+        super().__init__(config)
+        for layer in self.model.layers:
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                linear = getattr(layer.mlp, name)
+                sizes = (linear.in_features, linear.out_features)
+                setattr(layer.mlp, name, NVFP4Linear(*sizes, bias=False, static=True, dtype=linear.weight.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, "auto"], ids=str)
+def test_from_pretrained_never_casts_bytes(tmp_path, dtype) -> None:
+    model = Gemma3ForCausalLM(CONFIG).bfloat16()
+    nvfp4.quantize_model(model, calibration=[torch.arange(3, 20)], progress=False)
+    model.save_pretrained(tmp_path)
+    loaded, info = QuantizedGemma.from_pretrained(tmp_path, dtype=dtype, output_loading_info=True)
+    assert not any(info.values())
+    assert loaded.dtype == (torch.bfloat16 if dtype == "auto" else dtype)
+    got, wanted = loaded.state_dict(), model.state_dict()
+    names = [name for name in wanted if ".mlp." in name]
+    assert len(names) == 2 * 3 * 4
+    for name in names:
+        assert got[name].dtype == wanted[name].dtype, name
+        assert torch.equal(got[name].view(torch.uint8), wanted[name].view(torch.uint8)), name
+
+
 def test_save_pretrained_writes_the_plain_bytes(tmp_path) -> None:
     from safetensors.torch import load_file
 
