@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import platform
 import re
 import shlex
@@ -21,18 +22,19 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 @dataclass(frozen=True)
 class Machine:
-    """What every row of a CSV file says about its origin."""
+    """What every row of a CSV file says about its origin; `load` is of the minute before the run began."""
 
     cpu: str
     isa: str
     threads: int
     llc_bytes: int
+    load: float
     torch: str
     nvfp4: str
     commit: str
     date: str
 
-    def as_dict(self) -> dict[str, str | int]:
+    def as_dict(self) -> dict[str, str | int | float]:
         """The fields by name, for CSV."""
         return asdict(self)
 
@@ -85,6 +87,7 @@ def describe() -> Machine:
         isa=_C.cpu.isa(),
         threads=env.num_threads() or torch.get_num_threads(),
         llc_bytes=last_level_cache(),
+        load=round(os.getloadavg()[0], 2),
         torch=str(torch.__version__),
         nvfp4=_C.build_info()["version"],
         commit=commit(),

@@ -118,7 +118,7 @@ def make_row(
         dot_gmacs=peaks.dot_gmacs,
         matmul_gmacs=peaks.matmul_gmacs,
         memcpy_gbs=peaks.memcpy_gbs,
-        flag="above the roofline: harness error" if peaks.impossible(case, us) else "",
+        flag="above the roofline" if peaks.impossible(case, us) else "",
         command=command,
     )  # fmt: skip
 

@@ -84,6 +84,8 @@ class _Session:
         self.cold = cold_bytes(self.machine.llc_bytes)
         self.probes = Probes(self.cold)
         self.notes: list[str] = []
+        if self.machine.load > 0.5:
+            self._note(f"the machine was busy when this began (load {self.machine.load}): the figures are rough")
         self._weight: LinearOperands | None = None
 
     def _operands(self, case: Case, layout: str) -> LinearOperands:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Budget", "Samples", "Variant", "interleave", "per_call"]
+__all__ = ["Budget", "Samples", "Variant", "interleave", "per_call", "quantile"]
 
 Variant = Callable[[int], Callable[[], object]]
 """Given the number of a round, returns the call to be timed; choosing the round's operands is not timed."""
@@ -15,34 +15,35 @@ Clock = Callable[[], int]
 """Nanoseconds, like `time.perf_counter_ns`."""
 
 
+def quantile(values: Sequence[float], q: float) -> float:
+    """The q-quantile of some values with linear interpolation, q in 0..1."""
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
 @dataclass(frozen=True)
 class Samples:
     """Microseconds of every call of one variant."""
 
     us: tuple[float, ...]
 
-    def quantile(self, q: float) -> float:
-        """The q-quantile with linear interpolation, q in 0..1."""
-        ordered = sorted(self.us)
-        position = q * (len(ordered) - 1)
-        low = int(position)
-        high = min(low + 1, len(ordered) - 1)
-        return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
-
     @property
     def median(self) -> float:
         """The middle."""
-        return self.quantile(0.5)
+        return quantile(self.us, 0.5)
 
     @property
     def p20(self) -> float:
         """A fifth of the calls were faster."""
-        return self.quantile(0.2)
+        return quantile(self.us, 0.2)
 
     @property
     def p80(self) -> float:
         """A fifth of the calls were slower."""
-        return self.quantile(0.8)
+        return quantile(self.us, 0.8)
 
 
 @dataclass(frozen=True)

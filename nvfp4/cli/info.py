@@ -1,4 +1,4 @@
-"""`nvfp4 info`: what is installed, what this machine has, which backend serves what, and whether the kernels are right."""
+"""`nvfp4 info`: what is installed, what the machine has, which backend serves what, and whether kernels are right."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ def test_describe_names_the_machine():
     assert found.isa
     assert found.threads >= 1
     assert found.llc_bytes >= 1 << 15
+    assert found.load >= 0
     assert found.date.endswith("+00:00")
 
 

@@ -10,7 +10,7 @@ from nvfp4.bench.results import COLUMNS, Peaks, check_writable, make_row, write_
 from nvfp4.bench.timing import Samples
 
 PEAKS = Peaks(read_gbs=10.0, dot_gmacs=100.0, matmul_gmacs=50.0, memcpy_gbs=20.0)
-MACHINE = Machine("CPU, with a comma", "avx2", 2, 1 << 25, "2.13.0", "0.1.0", "abc", "2026-01-01T00:00:00+00:00")
+MACHINE = Machine("CPU, with a comma", "avx2", 2, 1 << 25, 0.25, "2.13.0", "0.1.0", "abc", "2026-01-01T00:00:00+00:00")
 
 
 def row(case, us, peers=(None, None, None)):
@@ -38,7 +38,7 @@ def test_figures_of_a_row():
 
 def test_faster_than_possible_is_flagged():
     case = Case("linear-w4a4", 1, 1600, 1600)
-    assert "harness error" in row(case, 0.9 * PEAKS.roofline(case)[0]).flag
+    assert "above the roofline" in row(case, 0.9 * PEAKS.roofline(case)[0]).flag
     rows = Case("quantize", 16, 0, 1600)
     assert row(rows, 0.9 * rows.bytes / 20e3).flag != ""
     fast_read = Peaks(read_gbs=40.0, memcpy_gbs=20.0)
