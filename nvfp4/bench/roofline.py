@@ -4,8 +4,8 @@ Three probes take turns with the kernels: a threaded read of memory in no cache,
 the first-level cache (both in the compiled core, `csrc/include/nvfp4/probe.h`), and torch's matmul of matrices that fit
 into the caches, which bounds W4A16: its products are of floating-point numbers.
 
-A roof is what a fifth of the probe's samples reached or exceeded. A kernel is judged by its median: where other programs
-take turns with the benchmark, the median of a probe of some milliseconds is their time, not the machine's.
+A roof is what a fifth of the samples of a probe reached or exceeded. A kernel is judged by its median: where other
+programs take turns with the benchmark, the median of a probe of some milliseconds is their time, not the machine's.
 """
 
 from __future__ import annotations
