@@ -282,6 +282,7 @@ def test_zero_weight() -> None:
     assert not F.linear(torch.ones(2, 32), module.dequantize().weight).any()
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
 @pytest.mark.parametrize(("n", "k"), [(0, 32), (5, 0), (1, 16), (17, 80)])
 def test_odd_sizes(backend, n, k) -> None:
     _, module = make(n, k)

@@ -24,15 +24,15 @@ _SIZES = {
 }  # fmt: skip
 
 
-def gemma3() -> nn.Module:
-    """Two layers; the head is tied to the embedding."""
-    return Gemma3ForCausalLM(Gemma3TextConfig(**_SIZES, num_hidden_layers=2)).bfloat16().eval()
+def gemma3(layers: int = 2) -> nn.Module:
+    """The head is tied to the embedding."""
+    return Gemma3ForCausalLM(Gemma3TextConfig(**_SIZES, num_hidden_layers=layers)).bfloat16().eval()
 
 
 def gemma4() -> nn.Module:
-    """Six layers, the last one global and without a v_proj, behind a vision tower of two, as the 31B model is built."""
+    """Three layers, the last one global and without a v_proj, and a vision tower of two, built as the 31B model is."""
     text = Gemma4TextConfig(
-        **_SIZES, num_hidden_layers=6, global_head_dim=32, num_global_key_value_heads=1, attention_k_eq_v=True,
+        **_SIZES, num_hidden_layers=3, global_head_dim=32, num_global_key_value_heads=1, attention_k_eq_v=True,
         hidden_size_per_layer_input=0, num_kv_shared_layers=0, sliding_window=16, enable_moe_block=False,
     )  # fmt: skip
     vision = Gemma4VisionConfig(

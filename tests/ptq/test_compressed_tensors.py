@@ -20,7 +20,7 @@ from nvfp4 import NVFP4Linear, quantize_model
 
 SCHEME = preset_name_to_scheme("NVFP4", ["Linear"])
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-WEIGHTS_A_DTYPE = 400
+WEIGHTS_A_DTYPE = 360
 
 
 @pytest.fixture(autouse=True)

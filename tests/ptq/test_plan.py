@@ -121,8 +121,8 @@ def test_all_bad_weights_are_named_at_once() -> None:
 def test_gemma4_counts() -> None:
     model = gemma4()
     plan = make_plan(model, Recipe.preset("gemma-mlp"))
-    assert len(plan.matched) == 18
+    assert len(plan.matched) == 9
     assert not any("vision" in p.name for p in plan.matched)
     everything = make_plan(model, Recipe.preset("all-linear"))
-    assert len(everything.matched) == 18 + 6 * 4 - 1
+    assert len(everything.matched) == 9 + 3 * 4 - 1
     assert all("vision" in name or name == "lm_head" for name in everything.skipped)

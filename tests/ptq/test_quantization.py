@@ -14,14 +14,14 @@ from nvfp4 import NVFP4Linear, Recipe, backends, quantize_model
 from nvfp4.ptq.calibration import observe_inputs
 from ptq.models import MODELS, Toy, gemma3, gemma4, tokens
 
-LAYERS = {"gemma3": 2, "gemma4": 6, "llama": 2}
+LAYERS = {"gemma3": 2, "gemma4": 3, "llama": 2}
 
 
 def quantized(model: nn.Module) -> dict[str, NVFP4Linear]:
     return {name: m for name, m in model.named_modules() if isinstance(m, NVFP4Linear)}
 
 
-def logits(model: nn.Module, length: int = 20) -> torch.Tensor:
+def logits(model: nn.Module, length: int = 12) -> torch.Tensor:
     with torch.no_grad():
         return model(tokens(length)).logits
 
@@ -33,7 +33,7 @@ def test_models(backend, name, calibrated) -> None:
     before = {n: copy.deepcopy(m) for n, m in model.named_modules() if re.search(r"mlp.(gate|up|down)_proj$", n)}
     before = {n: m for n, m in before.items() if "vision" not in n}
     reference = logits(model)
-    calibration = [tokens(12, seed=1), tokens(9, seed=2)[0]] if calibrated else None
+    calibration = [tokens(7, seed=1), tokens(5, seed=2)[0]] if calibrated else None
     report = quantize_model(model, calibration=calibration, progress=False)
     done = quantized(model)
     assert set(done) == set(before) == {m.name for m in report.quantized}
@@ -51,8 +51,8 @@ def test_models(backend, name, calibrated) -> None:
     assert got.isfinite().all()
     assert not torch.equal(got, reference)
     assert (got.float() - reference.float()).norm() < reference.float().norm()
-    out = model.generate(tokens(6), max_new_tokens=3, do_sample=False)
-    assert out.shape == (1, 9)
+    if backend == "cpu":
+        assert model.generate(tokens(6), max_new_tokens=3, do_sample=False).shape == (1, 9)
 
 
 @pytest.mark.parametrize("make", [gemma3, gemma4])
@@ -143,7 +143,7 @@ def test_hooks_go_on(both) -> None:
 
 
 def test_a_compiled_model_equals_eager_to_the_bit(both) -> None:
-    model = gemma3()
+    model = gemma3(layers=1)
     quantize_model(model, progress=False)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
