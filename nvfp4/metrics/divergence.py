@@ -21,8 +21,11 @@ __all__ = ["TOP_K", "PositionStatistics", "position_statistics"]
 TOP_K = 20
 """Tokens that the truncated divergence keeps, as in the vLLM `prompt_logprobs` protocol; the rest is one bucket."""
 
-_TILE_ELEMENTS = 1 << 21
-"""Elements of one tile: 8 rows of Gemma's 262,144-token vocabulary, 8 MiB per buffer in float32."""
+_TILE_ELEMENTS = 1 << 19
+"""Elements of one tile: 2 rows of Gemma's 262,144-token vocabulary, 2 MiB per buffer in float32.
+
+Larger buffers go back to the system after every use, and page faults then take half of the time.
+"""
 
 _SMALLEST_TAIL = 1e-12
 """Floor of a tail probability, which is a difference of numbers near one; it keeps its logarithm finite."""
