@@ -31,7 +31,7 @@ def _definition(reference: torch.Tensor, candidate: torch.Tensor, targets: torch
     return {name: torch.tensor(values) for name, values in rows.items()}
 
 
-@pytest.mark.parametrize("vocabulary", [2, 19, 20, 21, 1000, 50_257])
+@pytest.mark.parametrize("vocabulary", [2, 19, 20, 21, 1000, 20_001])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_matches_the_definition(vocabulary: int, dtype: torch.dtype) -> None:
     reference = _logits(5, vocabulary, seed=1).to(dtype)
@@ -45,10 +45,10 @@ def test_matches_the_definition(vocabulary: int, dtype: torch.dtype) -> None:
 
 
 def test_identical_models_have_exactly_no_divergence() -> None:
-    logits = _logits(40, 300_000, seed=4)
-    got = position_statistics(logits, logits.clone(), torch.zeros(40, dtype=torch.int64))
-    assert torch.equal(got.kl, torch.zeros(40, dtype=torch.float64))
-    assert torch.equal(got.kl_top, torch.zeros(40, dtype=torch.float64))
+    logits = _logits(5, 300_000, seed=4)
+    got = position_statistics(logits, logits.clone(), torch.zeros(5, dtype=torch.int64))
+    assert torch.equal(got.kl, torch.zeros(5, dtype=torch.float64))
+    assert torch.equal(got.kl_top, torch.zeros(5, dtype=torch.float64))
     assert bool(got.agrees.all())
     assert torch.equal(got.nll_reference, got.nll_candidate)
 
@@ -125,11 +125,11 @@ def test_a_token_that_only_the_candidate_rules_out_is_an_error() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("model", ["reference", "candidate"])
 def test_logits_that_are_not_finite_are_named_by_window_and_position(value: float, model: str) -> None:
-    logits = {"reference": _logits(30, 300_000, seed=17), "candidate": _logits(30, 300_000, seed=18)}
-    logits[model][19, 123_456] = value
-    with pytest.raises(ValueError, match=rf"the {model}'s logits are not finite at window 2, position 119 "):
+    logits = {"reference": _logits(6, 300_000, seed=17), "candidate": _logits(6, 300_000, seed=18)}
+    logits[model][4, 123_456] = value
+    with pytest.raises(ValueError, match=rf"the {model}'s logits are not finite at window 2, position 104 "):
         position_statistics(
-            logits["reference"], logits["candidate"], torch.zeros(30, dtype=torch.int64), window=2, first_position=100
+            logits["reference"], logits["candidate"], torch.zeros(6, dtype=torch.int64), window=2, first_position=100
         )
 
 
