@@ -38,8 +38,8 @@ def test_matches_the_definition(vocabulary: int, dtype: torch.dtype) -> None:
     candidate = (reference.float() + _logits(5, vocabulary, seed=2, spread=0.5)).to(dtype)
     targets = torch.randint(vocabulary, (5,), generator=torch.Generator().manual_seed(3))
     got, want = position_statistics(reference, candidate, targets), _definition(reference, candidate, targets)
-    # Half types give ties for the first place; any of them is a right answer, so agreement is checked without.
-    names = [n for n in want if n != "agrees" or dtype in (torch.float32, torch.float64)]
+    # Half types give ties for the first and the twentieth place; any of them is right, so these are checked without.
+    names = [n for n in want if n not in ("agrees", "kl_top") or dtype in (torch.float32, torch.float64)]
     for name in names:
         torch.testing.assert_close(getattr(got, name).double(), want[name].double(), rtol=1e-5, atol=2e-6, msg=name)
 
