@@ -36,7 +36,7 @@ SHAPES = ((43008, 5376), (21504, 5376), (5376, 21504), (2048, 640), (640, 2048))
 """(N, K) of Gemma 3 27B's fused gate/up, gate and down projections and of Gemma-3-270m's."""
 
 TOKENS = (1, 4, 16, 64, 256)
-ROW_TOKENS = (*TOKENS, 4096)
+ROW_TOKENS = (1, 16, 256, 4096)
 QUICK_SHAPES = ((2048, 640), (640, 2048))
 QUICK_TOKENS = (1, 16)
 
@@ -154,7 +154,7 @@ def make_cases(
     Args:
         ops: of `OPS`; row ops run once for each different K of the shapes.
         shapes: (N, K) pairs.
-        tokens: values of M; None: `TOKENS`, and 4096 as well for the row ops.
+        tokens: values of M; None: `TOKENS`, and `ROW_TOKENS` for the row ops.
         dtype: of the floating-point side.
     """
     ops, shapes = list(ops), list(shapes)
