@@ -9,12 +9,13 @@ namespace nvfp4::cpu {
 // 8-bit multiply-adds per second of the W4A4 inner loop on decoded data that stays in the first-level cache: groups of
 // 16 products summed exactly, converted to float32, scaled by both block scales, added to a running sum. It is the loop
 // of the instruction set in use (see set_isa), on `threads` threads (0: as many as a gemm would take), all of them
-// together. `iterations` of about 2^18 multiply-adds a thread; throws nvfp4::Error unless it is positive.
+// together. `iterations` of 2^16 multiply-adds a thread; throws nvfp4::Error unless it is positive.
 double dot_loop(int64_t iterations, int threads = 0);
 
-// Bytes per second of reading data[0 .. bytes), each thread its own contiguous part: the better of one pass that leaves
-// fetching to the hardware and one that asks ahead, as some machines (and busy ones) need. The caller makes the buffer,
-// fills it, and makes it much larger than the caches. Throws nvfp4::Error when data is null or bytes < 1.
+// Bytes per second of reading data[0 .. bytes) once, each thread its own contiguous part: the better of the first half,
+// which leaves fetching to the hardware, and the second, which asks ahead, as some machines (and busy ones) need. The
+// caller makes the buffer, fills it, and makes it much larger than the caches. Throws nvfp4::Error when data is null or
+// bytes < 1.
 double read_bandwidth(const void* data, int64_t bytes, int threads = 0);
 
 }  // namespace nvfp4::cpu
