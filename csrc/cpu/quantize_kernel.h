@@ -198,7 +198,7 @@ struct Quantizer {
     Thresholds t;
     for (int64_t g = 0; g < row.groups; g += kStrip) {
       const int count = static_cast<int>(row.groups - g < kStrip ? row.groups - g : kStrip);
-      if (next) {
+      if (next) {  // reading is what the next row's first step would wait for, while this one is busy counting
         for (int64_t at = 0; at < count * block_bytes; at += 64) __builtin_prefetch(next + g * block_bytes + at);
       }
       if (strip_scales<kDType, kDropZeroSign>(row, g, count, t)) {

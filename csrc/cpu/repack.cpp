@@ -1,4 +1,5 @@
-// Plain weights to n16k64 tiles and back (layout.h). Integer work done once a weight: plain C++ reaches memory speed.
+// Plain weights to n16k64 tiles and back (layout.h). Integer work done once a weight when it is loaded, hence plain
+// C++.
 #include <algorithm>
 
 #include "nvfp4/cpu.h"
