@@ -81,7 +81,7 @@ def test_nothing_below_imports_from_the_roof() -> None:
 
 
 def test_only_backends_call_kernels() -> None:
-    """Above them stand the rooms that time kernels or ask how they were built; every floor between goes through the ops."""
+    """The rooms above may time kernels and ask how they were built; every floor between goes through the ops."""
     users = [path for path in (ROOT / "nvfp4").rglob("*.py") if "_C" in names_imported_from_the_roof(path)]
     assert users
     rooms = {path.relative_to(ROOT / "nvfp4").parts[0] for path in users}
