@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,11 @@ __all__ = ["render"]
 
 def render(results: dict[str, Any]) -> Group:
     """What `run_demo` found as a table for the terminal, the continuations and the layer's time below it."""
-    table = Table(title=f"{results['model']}: MLP linears in NVFP4 W4A4 against float32", title_justify="left")
+    table = Table(
+        title=f"{results['model']}: MLP linears in NVFP4 W4A4 against float32",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("")
     for header in ("float32", "bfloat16", "NVFP4 MLP"):
         table.add_column(header, justify="right")
@@ -26,20 +31,18 @@ def render(results: dict[str, Any]) -> Group:
     table.add_row("  median / 99 %", "", "", f"{results['kl_median']:.4f} / {results['kl_p99']:.3f}")
     table.add_row("  top 20 and tail", "", "", _with_error(results, "kl_top20_mean", 4))
     if results["kl_confident_mean"] is not None:
-        table.add_row("  where the reference is sure", "", "", _with_error(results, "kl_confident_mean", 4))
+        table.add_row("  where p(top) >= 0.5", "", "", _with_error(results, "kl_confident_mean", 4))
     table.add_row("same top token", "", "", f"{results['top1_agreement']:.2%}")
-    table.add_row("decode, tokens/s, rest in float32", _speed(speeds["float32"]), "", _speed(speeds["nvfp4 float32"]))
+    table.add_row("tokens/s, rest float32", _speed(speeds["float32"]), "", _speed(speeds["nvfp4 float32"]))
     row = (_speed(speeds["bfloat16"]), _speed(speeds["nvfp4 bfloat16"]))
-    table.add_row("decode, tokens/s, rest in bfloat16", "", *row)
+    table.add_row("tokens/s, rest bfloat16", "", *row)
     layer = results["layer_us"]
-    table.add_row("one MLP linear, one token", _us(layer["float32"]), _us(layer["bfloat16"]), _us(layer["nvfp4"]))
+    table.add_row("one MLP linear, 1 token", _us(layer["float32"]), _us(layer["bfloat16"]), _us(layer["nvfp4"]))
     if layer["nvfp4_kernel"] is not None:
-        table.add_row(
-            "  of which kernel / Python", "", "", f"{_us(layer['nvfp4_kernel'])} / {_us(layer['nvfp4_python'])}"
-        )
-    calls = f"{results['kernel_calls']:,} = {results['layers']} layers x {results['forwards']} forwards"
+        table.add_row("  kernel / Python", "", "", f"{_us(layer['nvfp4_kernel'])} / {_us(layer['nvfp4_python'])}")
+    calls = f"{results['kernel_calls']:,} = {results['layers']} layers x {results['forwards']}"
     table.add_row("kernel", "", "", results["kernel"])
-    table.add_row("  calls in the evaluation", "", "", calls)
+    table.add_row("  calls while scoring", "", "", calls)
     parts: list[Table | Text] = [table, Text()]
     for name, text in results["continuations"].items():
         parts.append(Text.assemble((f"{name}: ", "bold"), (results["prompt"], "dim"), text))

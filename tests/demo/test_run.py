@@ -134,7 +134,7 @@ def test_the_demo_command(tiny_folder: Path, text: Path, tmp_path: Path) -> None
     done = CliRunner().invoke(app, arguments, env={"COLUMNS": "140"})
     assert done.exit_code == 0, done.output
     assert "same top token" in done.output
-    assert "6 layers x 1 forwards" in done.output
+    assert "6 = 6 layers x 1" in done.output
     assert (tmp_path / "out" / "demo.png").is_file()
 
 
