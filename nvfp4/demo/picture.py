@@ -47,7 +47,7 @@ def draw(results: dict[str, Any], kl: np.ndarray, path: Path) -> None:
     right.set_ylabel("tokens/s")
     figure.suptitle(
         f"{results['model']}: MLP linears in W4A4 NVFP4 against float32  "
-        f"({results['kernel']}, {results['threads']} threads)"
+        f"({results['kernel']}, threads: {results['threads']})"
     )
     figure.savefig(path, dpi=130)
 
