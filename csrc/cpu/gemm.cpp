@@ -17,9 +17,10 @@ namespace {
 
 // Tokens that go through the weights together: bounds the scratch, a multiple of every block width.
 constexpr int64_t kTokensAtOnce = 512;
-// Tiles decoded at a time: with their tokens they stay in a 32 KiB first-level cache.
-constexpr int64_t kLineBytes = 64;
+// Tiles decoded at a time, for W4A4 and W4A16: with a block of tokens they stay in a 32 KiB first-level cache.
 constexpr int64_t kChunkTiles = 8;
+constexpr int64_t kFloatChunkTiles = 4;
+constexpr int64_t kLineBytes = 64;
 
 void check_global_scales(const char* whose, const float* scales, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
@@ -57,6 +58,7 @@ void check_problem(const GemmProblem& p) {
 struct Pass {
   const GemmProblem& problem;
   const GemmKernels& kernels;
+  const FloatGemmKernels& float_kernels;
   dispatch::GemmPath path;
   int64_t first_token;
   int64_t token_count;
@@ -64,47 +66,51 @@ struct Pass {
   int64_t chunk_tiles;
   uint8_t* blocks;
 
+  bool wide() const { return problem.a_packed == nullptr; }  // W4A16: float activations
+  int tokens() const { return wide() ? float_kernels.tokens : kernels.tokens; }
+  int width(int64_t token) const { return static_cast<int>(std::min<int64_t>(tokens(), token_count - token)); }
   int64_t tile_bytes() const {  // of one token
-    const bool wide = path == dispatch::GemmPath::kStreamFloat;
-    return wide ? kTileCols * int64_t{sizeof(float)} : kTileGroups * token_group_bytes(1);
+    return wide() ? kTileCols * int64_t{sizeof(float)} : kTileGroups * token_group_bytes(1);
   }
   int64_t chunk_size(int64_t tile) const { return std::min(chunk_tiles, tile_columns - tile); }
   uint8_t* block(int64_t first_tile, int64_t token) const {
     return blocks + (first_tile * token_count + chunk_size(first_tile) * token) * tile_bytes();
   }
-  int width(int64_t token) const { return static_cast<int>(std::min<int64_t>(kernels.tokens, token_count - token)); }
+  float* float_block(int64_t first_tile, int64_t token) const {
+    return reinterpret_cast<float*>(block(first_tile, token));
+  }
 };
 
 void prepare_block(const Pass& pass, int64_t token) {
   const int width = pass.width(token);
-  if (pass.path == dispatch::GemmPath::kStreamFloat) {
-    widen_tokens(pass.problem, pass.first_token + token, width, reinterpret_cast<float*>(pass.block(0, token)));
-    return;
-  }
+  const int64_t first = pass.first_token + token;
   const bool unsigned_codes = pass.path == dispatch::GemmPath::kPanel && pass.kernels.unsigned_in_panel;
   for (int64_t tile = 0; tile < pass.tile_columns; tile += pass.chunk_tiles) {
-    expand_tokens(pass.problem, pass.first_token + token, width, tile, pass.chunk_size(tile), unsigned_codes,
-                  pass.block(tile, token));
+    const int64_t count = pass.chunk_size(tile);
+    if (pass.wide()) {
+      widen_tokens(pass.problem, first, width, tile, count, pass.float_block(tile, token));
+    } else {
+      expand_tokens(pass.problem, first, width, tile, count, unsigned_codes, pass.block(tile, token));
+    }
   }
 }
 
 void prepare_tokens(const Pass& pass, int threads) {
   if (pass.tile_columns == 0) return;  // K = 0: there is nothing to prepare, and no memory for it.
-  const int64_t block_count = ceil_div(pass.token_count, pass.kernels.tokens);
+  const int64_t block_count = ceil_div(pass.token_count, pass.tokens());
   // About ten microseconds of work, at three columns a nanosecond.
-  const int64_t grain = std::max<int64_t>(1, 32768 / (pass.problem.k * pass.kernels.tokens + 1));
+  const int64_t grain = std::max<int64_t>(1, 32768 / (pass.problem.k * pass.tokens() + 1));
   parallel_for(block_count, threads, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) prepare_block(pass, i * pass.kernels.tokens);
+    for (int64_t i = begin; i < end; ++i) prepare_block(pass, i * pass.tokens());
   });
 }
 
 void stream_panel(const Pass& pass, const uint8_t* tiles, int64_t first_row, int rows) {
-  for (int64_t token = 0; token < pass.token_count; token += pass.kernels.tokens) {
+  for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
     alignas(64) float sums[kMaxTokens * kTileRows] = {};
     const int width = pass.width(token);
-    if (pass.path == dispatch::GemmPath::kStreamFloat) {
-      const float* block = reinterpret_cast<const float*>(pass.block(0, token));
-      pass.kernels.stream_float(tiles, pass.tile_columns, block, width, sums);
+    if (pass.wide()) {
+      pass.float_kernels.stream(tiles, pass.tile_columns, pass.float_block(0, token), width, sums);
     } else {
       pass.kernels.stream(tiles, pass.tile_columns, pass.block(0, token), width, sums);
     }
@@ -119,25 +125,44 @@ const uint8_t* prefetch(const uint8_t* data, int64_t lines) {
   return data + lines * kLineBytes;
 }
 
+// Each chunk of the panel is decoded once and meets all tokens. W4A4 keeps one running sum an output, W4A16 two chains.
 void decode_panel(const Pass& pass, const uint8_t* tiles, int64_t first_row, int rows, Scratch& scratch) {
-  const int64_t panel_bytes = pass.chunk_tiles * kTileGroups * kPanelGroupBytes;
-  const int64_t sum_count = pass.token_count * kTileRows;
+  const int64_t group_bytes = pass.wide() ? kFloatPanelGroup * int64_t{sizeof(float)} : kPanelGroupBytes;
+  const int64_t panel_bytes = pass.chunk_tiles * kTileGroups * group_bytes;
+  const int64_t sums_per_token = pass.wide() ? 2 * kTileRows : kTileRows;
+  const int64_t sum_count = pass.token_count * sums_per_token;
   uint8_t* panel = scratch.reserve(panel_bytes + sum_count * int64_t{sizeof(float)});
+  float* float_panel = reinterpret_cast<float*>(panel);
   float* sums = reinterpret_cast<float*>(panel + panel_bytes);
   std::fill_n(sums, sum_count, 0.0f);
   const int64_t lines_per_block =
-      ceil_div(pass.chunk_tiles * kTileBytes / kLineBytes, ceil_div(pass.token_count, pass.kernels.tokens));
+      ceil_div(pass.chunk_tiles * kTileBytes / kLineBytes, ceil_div(pass.token_count, pass.tokens()));
   for (int64_t tile = 0; tile < pass.tile_columns; tile += pass.chunk_tiles) {
     const int64_t count = pass.chunk_size(tile);
-    pass.kernels.decode(tiles + tile * kTileBytes, count, panel);
+    if (pass.wide()) {
+      pass.float_kernels.decode(tiles + tile * kTileBytes, count, float_panel);
+    } else {
+      pass.kernels.decode(tiles + tile * kTileBytes, count, panel);
+    }
     const uint8_t* next = tiles + (tile + count) * kTileBytes;
-    for (int64_t token = 0; token < pass.token_count; token += pass.kernels.tokens) {
+    for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
       next = prefetch(next, lines_per_block);
       const int width = pass.width(token);
-      pass.kernels.panel(panel, count * kTileGroups, pass.block(tile, token), width, sums + token * kTileRows);
+      float* block_sums = sums + token * sums_per_token;
+      if (pass.wide()) {
+        pass.float_kernels.panel(float_panel, count * kTileGroups, pass.float_block(tile, token), width, block_sums);
+      } else {
+        pass.kernels.panel(panel, count * kTileGroups, pass.block(tile, token), width, block_sums);
+      }
     }
   }
-  for (int64_t token = 0; token < pass.token_count; token += pass.kernels.tokens) {
+  if (pass.wide()) {
+    for (int64_t i = 0; i < pass.token_count * kTileRows; ++i) {
+      const float* even = sums + i / kTileRows * sums_per_token + i % kTileRows;
+      sums[i] = even[0] + even[kTileRows];
+    }
+  }
+  for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
     write_outputs(pass.problem, pass.kernels, pass.first_token + token, pass.width(token), first_row, rows,
                   sums + token * kTileRows);
   }
@@ -155,7 +180,7 @@ void run_pass(const Pass& pass, int threads) {
       const uint8_t* tiles = pass.problem.b_tiles + p * pass.tile_columns * kTileBytes;
       const int64_t first_row = p * kTileRows;
       const int rows = static_cast<int>(std::min(kTileRows, pass.problem.n - first_row));
-      if (pass.path == dispatch::GemmPath::kPanel) {
+      if (dispatch::decodes_panels(pass.path)) {
         decode_panel(pass, tiles, first_row, rows, scratch);
       } else {
         stream_panel(pass, tiles, first_row, rows);
@@ -171,13 +196,17 @@ void gemm(const GemmProblem& problem, int threads) {
   if (problem.m == 0 || problem.n == 0) return;
   const InstructionSet isa = current_isa();
   const GemmKernels& kernels = gemm_kernels(isa);
-  const dispatch::GemmChoice choice = dispatch::choose_gemm(problem, isa, kernels.tokens);
+  const FloatGemmKernels& float_kernels = float_gemm_kernels(isa);
+  const bool wide = problem.a_packed == nullptr;
+  const int tokens = wide ? float_kernels.tokens : kernels.tokens;
+  const dispatch::GemmPath path = dispatch::choose_gemm(problem, isa, tokens).path;
   const int64_t tile_columns = ceil_div(problem.k, kTileCols);
-  const int64_t chunk_tiles = choice.path == dispatch::GemmPath::kPanel ? kChunkTiles : tile_columns;
+  const int64_t panel_chunk = wide ? kFloatChunkTiles : kChunkTiles;
+  const int64_t chunk_tiles = dispatch::decodes_panels(path) ? panel_chunk : tile_columns;
   thread_local Scratch activations;
   for (int64_t first = 0; first < problem.m; first += kTokensAtOnce) {
     const int64_t token_count = std::min(kTokensAtOnce, problem.m - first);
-    Pass pass{problem, kernels, choice.path, first, token_count, tile_columns, chunk_tiles, nullptr};
+    Pass pass{problem, kernels, float_kernels, path, first, token_count, tile_columns, chunk_tiles, nullptr};
     pass.blocks = activations.reserve(token_count * tile_columns * pass.tile_bytes());
     run_pass(pass, threads);
   }

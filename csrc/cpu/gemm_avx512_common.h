@@ -93,43 +93,6 @@ inline __attribute__((always_inline)) void panel_block(const uint8_t* panel, int
   for (int t = 0; t < T; ++t) _mm512_storeu_ps(sums + 16 * t, acc[t]);
 }
 
-// W4A16: a permute picks the float32 value of every row's code from one register; it looks at the low four bits only.
-template <int T>
-inline void stream_float_block(const uint8_t* tiles, int64_t tile_count, const float* block, float* sums) {
-  const __m512 values = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f,  //
-                                       -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f);
-  const __m512 to_value = _mm512_castsi512_ps(_mm512_set1_epi32(247 << 23));  // 2^120
-  __m512 even[T], odd[T];
-  for (int t = 0; t < T; ++t) even[t] = odd[t] = _mm512_setzero_ps();
-  for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
-    for (int g = 0; g < kTileGroups; ++g, block += kGroupSize * T) {
-      __m512 group_even[T], group_odd[T];
-      for (int t = 0; t < T; ++t) group_even[t] = group_odd[t] = _mm512_setzero_ps();
-      for (int quad = 0; quad < 4; ++quad) {
-        // Row's word: columns 0 to 3 in the low nibbles of its bytes (even quads) or in the high ones.
-        const __m512i word = _mm512_srli_epi32(load(tiles + 128 * g + 64 * (quad / 2)), 4 * (quad % 2));
-        const __m512 w0 = _mm512_permutexvar_ps(word, values);
-        const __m512 w1 = _mm512_permutexvar_ps(_mm512_srli_epi32(word, 8), values);
-        const __m512 w2 = _mm512_permutexvar_ps(_mm512_srli_epi32(word, 16), values);
-        const __m512 w3 = _mm512_permutexvar_ps(_mm512_srli_epi32(word, 24), values);
-        for (int t = 0; t < T; ++t) {
-          const float* x = block + 4 * (T * quad + t);  // columns 0, 2, 1, 3
-          group_even[t] = _mm512_fmadd_ps(w0, _mm512_set1_ps(x[0]), group_even[t]);
-          group_odd[t] = _mm512_fmadd_ps(w2, _mm512_set1_ps(x[1]), group_odd[t]);
-          group_even[t] = _mm512_fmadd_ps(w1, _mm512_set1_ps(x[2]), group_even[t]);
-          group_odd[t] = _mm512_fmadd_ps(w3, _mm512_set1_ps(x[3]), group_odd[t]);
-        }
-      }
-      const __m512 s_b = _mm512_mul_ps(scale_bits(tiles + kTileCodeBytes + 16 * g), to_value);
-      for (int t = 0; t < T; ++t) {
-        even[t] = _mm512_fmadd_ps(s_b, group_even[t], even[t]);
-        odd[t] = _mm512_fmadd_ps(s_b, group_odd[t], odd[t]);
-      }
-    }
-  }
-  for (int t = 0; t < T; ++t) _mm512_storeu_ps(sums + 16 * t, _mm512_add_ps(even[t], odd[t]));
-}
-
 // Calls run(Width<T>()) for the width at hand, so that the block's registers are named at compile time.
 template <int T>
 struct Width {
@@ -166,10 +129,6 @@ inline void stream(const uint8_t* tiles, int64_t tile_count, const uint8_t* bloc
 template <typename Dot>
 inline void panel(const uint8_t* panel, int64_t group_count, const uint8_t* block, int width, float* sums) {
   with_width(width, [&](auto tag) { panel_block<decltype(tag)::value>(panel, group_count, block, Dot(), sums); });
-}
-
-inline void stream_float(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums) {
-  with_width(width, [&](auto tag) { stream_float_block<decltype(tag)::value>(tiles, tile_count, block, sums); });
 }
 
 }  // namespace

@@ -16,6 +16,6 @@ struct VnniDot {
 
 }  // namespace
 
-const GemmKernels kGemmAvx512Vnni = {8, false, stream<VnniDot>, decode, panel<VnniDot>, stream_float, finish};
+const GemmKernels kGemmAvx512Vnni = {8, false, stream<VnniDot>, decode, panel<VnniDot>, finish};
 
 }  // namespace nvfp4::cpu

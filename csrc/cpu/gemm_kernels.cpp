@@ -25,4 +25,24 @@ const GemmKernels& gemm_kernels(InstructionSet isa) {
   }
 }
 
+const FloatGemmKernels& float_gemm_kernels(InstructionSet isa) {
+  switch (isa) {
+#if defined(NVFP4_WITH_AVX2)
+    case InstructionSet::kAvx2:
+      return kFloatGemmAvx2;
+#endif
+#if defined(NVFP4_WITH_AVX512)
+    case InstructionSet::kAvx512:
+    case InstructionSet::kAvx512Vnni:
+      return kFloatGemmAvx512;
+#endif
+#if defined(NVFP4_WITH_NEON)
+    case InstructionSet::kNeon:
+      return kFloatGemmNeon;
+#endif
+    default:
+      return kFloatGemmPortable;
+  }
+}
+
 }  // namespace nvfp4::cpu

@@ -25,44 +25,60 @@ namespace nvfp4::cpu {
 inline constexpr int kMaxTokens = 8;              // the widest token block of any instruction set
 inline constexpr int kCodeOffset = 12;            // makes a doubled e2m1 value unsigned
 inline constexpr int64_t kPanelGroupBytes = 384;  // of a decoded panel: 256 codes, 16 float scales, 16 int32 offsets
+inline constexpr int64_t kFloatPanelGroup = 272;  // floats of a decoded W4A16 group: 256 values, 16 scales
 inline constexpr uint32_t kActivationScaleBits = (127u + 118u) << 23;  // 2^118
 
 NVFP4_INLINE constexpr int64_t token_group_bytes(int width) { return static_cast<int64_t>(width) * 24; }
 
-struct GemmKernels {
+struct GemmKernels {       // W4A4
   int tokens;              // block width that the kernels like best; any width from 1 to this works
   bool unsigned_in_panel;  // `panel` wants the activations' codes plus 12
 
-  // W4A4. sums[width][16] += the tiles' groups, in ascending order, straight from the tiles.
+  // sums[width][16] += the tiles' groups, in ascending order, straight from the tiles.
   void (*stream)(const uint8_t* tiles, int64_t tile_count, const uint8_t* block, int width, float* sums);
 
-  // W4A4 in two steps, for many tokens: tiles to a private layout, and that against one block after the other.
+  // The same in two steps, for many tokens: tiles to a private layout, and that against one block after the other.
   void (*decode)(const uint8_t* tiles, int64_t tile_count, uint8_t* panel);
   void (*panel)(const uint8_t* panel, int64_t group_count, const uint8_t* block, int width, float* sums);
-
-  // W4A16. sums[width][16] = all of the panel's tiles. Per output there are two chains, even for columns with k % 4 in
-  // {0, 1}, odd for {2, 3}. In each group a chain adds its eight products x * w by fused multiply-add in ascending
-  // order, starting from the plain product; then chain = fma(s_b, group, chain). The result is even + odd.
-  void (*stream_float)(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums);
 
   // gemm_epilogue.h, compiled for this instruction set.
   void (*finish)(const float* sums, const float* alpha, const float* bias, DType dtype, int rows, void* out);
 };
 
+// W4A16. Per output there are two chains, even for columns with k % 4 in {0, 1}, odd for {2, 3}. In each group a chain
+// adds its eight products x * w by fused multiply-add in ascending order, starting from the plain product; then chain =
+// fma(s_b, group, chain). The result is even + odd. So the bits are the same on every instruction set.
+struct FloatGemmKernels {
+  int tokens;  // as above
+
+  // sums[width][16] = all of the panel's tiles, straight from the tiles.
+  void (*stream)(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums);
+
+  // The same in two steps, for many tokens: tiles to float w[16 columns][16 rows] and s_b[16] for every group, and that
+  // against one block after the other, onto the chains [width][even, odd][16].
+  void (*decode)(const uint8_t* tiles, int64_t tile_count, float* panel);
+  void (*panel)(const float* panel, int64_t group_count, const float* block, int width, float* chains);
+};
+
 const GemmKernels& gemm_kernels(InstructionSet isa);
+const FloatGemmKernels& float_gemm_kernels(InstructionSet isa);
 
 extern const GemmKernels kGemmPortable;
+extern const FloatGemmKernels kFloatGemmPortable;
 #if defined(NVFP4_WITH_AVX2)
 extern const GemmKernels kGemmAvx2;
+extern const FloatGemmKernels kFloatGemmAvx2;
 #endif
 #if defined(NVFP4_WITH_AVX512)
 extern const GemmKernels kGemmAvx512;
+extern const FloatGemmKernels kFloatGemmAvx512;
 #endif
 #if defined(NVFP4_WITH_AVX512VNNI)
 extern const GemmKernels kGemmAvx512Vnni;
 #endif
 #if defined(NVFP4_WITH_NEON)
 extern const GemmKernels kGemmNeon;
+extern const FloatGemmKernels kFloatGemmNeon;
 #endif
 
 }  // namespace nvfp4::cpu

@@ -1,23 +1,9 @@
 // NEON gemm kernels for ARMv8.2 with the dot product: four weight rows in a vector, signed by signed bytes.
-#include <arm_neon.h>
-
 #include "gemm_epilogue.h"
-#include "gemm_kernels.h"
+#include "gemm_neon_common.h"
 
 namespace nvfp4::cpu {
 namespace {
-
-constexpr int kParts = 4;  // vectors of four rows
-
-// Block scales of four rows as s_b * 2^-120, NaN where the byte is 0x7F. `part` selects them in the group's sixteen.
-inline float32x4_t scale_bits(uint8x16_t scales, int part) {
-  // Each index vector spreads four bytes over four words; 255 is out of range and gives zero.
-  const uint32x4_t first = {0xFFFFFF00u, 0xFFFFFF01u, 0xFFFFFF02u, 0xFFFFFF03u};
-  const uint32x4_t index = vaddq_u32(first, vdupq_n_u32(4u * static_cast<uint32_t>(part)));
-  const uint32x4_t wide = vreinterpretq_u32_u8(vqtbl1q_u8(scales, vreinterpretq_u8_u32(index)));
-  const uint32x4_t nan = vceqq_u32(wide, vdupq_n_u32(kE4M3Nan));
-  return vreinterpretq_f32_u32(vorrq_u32(vshlq_n_u32(wide, 20), nan));
-}
 
 // Word `quad` of a part: columns 4*quad to 4*quad + 3 of four rows, as twice the value.
 inline void decode_part(const uint8_t* codes, int part, int8x16_t table, int8x16_t (&w)[4]) {
@@ -104,56 +90,6 @@ void panel_block(const uint8_t* panel, int64_t group_count, const uint8_t* block
   }
 }
 
-// W4A16 decodes to float16, whose high byte alone holds e2m1 exactly, and widens to float32.
-alignas(16) constexpr uint8_t kFloat16High[16] = {0x00, 0x38, 0x3C, 0x3E, 0x40, 0x42, 0x44, 0x46,
-                                                  0x80, 0xB8, 0xBC, 0xBE, 0xC0, 0xC2, 0xC4, 0xC6};
-
-// Column c of four rows: byte c of each 32-bit word becomes the high byte of a float16, and that a float32.
-inline float32x4_t column_floats(uint8x16_t bytes, int column) {
-  const uint32x4_t word = vshlq_u32(vreinterpretq_u32_u8(bytes), vdupq_n_s32(8 - 8 * column));
-  return vcvt_f32_f16(vreinterpret_f16_u16(vand_u16(vmovn_u32(word), vdup_n_u16(0xFF00))));
-}
-
-template <int T>
-void stream_float_block(const uint8_t* tiles, int64_t tile_count, const float* block, float* sums) {
-  const uint8x16_t table = vld1q_u8(kFloat16High);
-  const float32x4_t to_value = vreinterpretq_f32_u32(vdupq_n_u32(247u << 23));  // 2^120
-  float32x4_t chain[T][kParts][2];
-  for (int i = 0; i < T * kParts * 2; ++i) chain[i / 8][i / 2 % kParts][i % 2] = vdupq_n_f32(0.0f);
-  for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
-    for (int g = 0; g < kTileGroups; ++g, block += kGroupSize * T) {
-      const uint8x16_t scales = vld1q_u8(tiles + kTileCodeBytes + 16 * g);
-      for (int part = 0; part < kParts; ++part) {
-        float32x4_t group[T][2];
-        for (int t = 0; t < T; ++t) group[t][0] = group[t][1] = vdupq_n_f32(0.0f);
-        for (int quad = 0; quad < 4; ++quad) {
-          const uint8x16_t v = vld1q_u8(tiles + 128 * g + 64 * (quad / 2) + 16 * part);
-          const uint8x16_t bytes = vqtbl1q_u8(table, quad % 2 ? vshrq_n_u8(v, 4) : vandq_u8(v, vdupq_n_u8(15)));
-          for (int column = 0; column < 4; ++column) {
-            const float32x4_t w = column_floats(bytes, column);
-            for (int t = 0; t < T; ++t) {
-              // A block's four floats are columns 0, 2, 1, 3.
-              const float x = block[4 * (T * quad + t) + (column % 2) * 2 + column / 2];
-              group[t][column / 2] = vfmaq_n_f32(group[t][column / 2], w, x);
-            }
-          }
-        }
-        const float32x4_t s_b = vmulq_f32(scale_bits(scales, part), to_value);
-        for (int t = 0; t < T; ++t) {
-          for (int parity = 0; parity < 2; ++parity) {
-            chain[t][part][parity] = vfmaq_f32(chain[t][part][parity], s_b, group[t][parity]);
-          }
-        }
-      }
-    }
-  }
-  for (int t = 0; t < T; ++t) {
-    for (int part = 0; part < kParts; ++part) {
-      vst1q_f32(sums + 16 * t + 4 * part, vaddq_f32(chain[t][part][0], chain[t][part][1]));
-    }
-  }
-}
-
 void stream(const uint8_t* tiles, int64_t tile_count, const uint8_t* block, int width, float* sums) {
   switch (width) {
     case 1:
@@ -180,21 +116,8 @@ void panel(const uint8_t* panel, int64_t group_count, const uint8_t* block, int 
   }
 }
 
-void stream_float(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums) {
-  switch (width) {
-    case 1:
-      return stream_float_block<1>(tiles, tile_count, block, sums);
-    case 2:
-      return stream_float_block<2>(tiles, tile_count, block, sums);
-    case 3:
-      return stream_float_block<3>(tiles, tile_count, block, sums);
-    default:
-      return stream_float_block<4>(tiles, tile_count, block, sums);
-  }
-}
-
 }  // namespace
 
-const GemmKernels kGemmNeon = {4, false, stream, decode, panel, stream_float, finish};
+const GemmKernels kGemmNeon = {4, false, stream, decode, panel, finish};
 
 }  // namespace nvfp4::cpu

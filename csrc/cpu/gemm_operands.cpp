@@ -97,17 +97,19 @@ void expand_tokens(const GemmProblem& problem, int64_t first, int width, int64_t
         first + width - 1, ", wanted e4m3 scales >= 0; quantize the activations again");
 }
 
-void widen_tokens(const GemmProblem& problem, int64_t first, int width, float* block) {
+void widen_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,
+                  float* block) {
   constexpr int kOrder[4] = {0, 2, 1, 3};
-  const int64_t padded = ceil_div(problem.k, kTileCols) * kTileCols;
+  const int64_t padded = tile_count * kTileCols;
+  const int64_t columns = std::min(padded, problem.k - first_tile * kTileCols);
   for (int t = 0; t < width; ++t) {
-    const int64_t row = (first + t) * problem.a_row_stride;
-    for (int64_t column = 0; column < problem.k; column += 4) {
+    const int64_t row = (first + t) * problem.a_row_stride + first_tile * kTileCols;
+    for (int64_t column = 0; column < columns; column += 4) {
       float* out = block + column * width + 4 * t;
       for (int i = 0; i < 4; ++i) out[i] = load_float(problem.a, problem.a_dtype, row + column + kOrder[i]);
     }
   }
-  memset(block + problem.k * width, 0, sizeof(float) * static_cast<size_t>((padded - problem.k) * width));
+  memset(block + columns * width, 0, sizeof(float) * static_cast<size_t>((padded - columns) * width));
 }
 
 void write_outputs(const GemmProblem& problem, const GemmKernels& kernels, int64_t first_token, int width,

@@ -27,8 +27,9 @@ class Scratch {
 void expand_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,
                    bool unsigned_codes, uint8_t* block);
 
-// The same for the float activations of W4A16, all columns.
-void widen_tokens(const GemmProblem& problem, int64_t first, int width, float* block);
+// The same for the float activations of W4A16.
+void widen_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,
+                  float* block);
 
 // Writes out[first_token + t][first_row + r] for t < width and r < rows, from the sums [width][16].
 void write_outputs(const GemmProblem& problem, const GemmKernels& kernels, int64_t first_token, int width,

@@ -63,39 +63,8 @@ void stream(const uint8_t* tiles, int64_t tile_count, const uint8_t* block, int 
   }
 }
 
-void stream_float(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums) {
-  float chain[kMaxTokens][kRows][2] = {};
-  for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
-    for (int g = 0; g < kTileGroups; ++g, block += kGroupSize * width) {
-      for (int row = 0; row < kRows; ++row) {
-        const uint8_t byte = tiles[kTileCodeBytes + 16 * g + row];
-        const float s_b = byte == kE4M3Nan ? bits_float(0x7FC00000u) : e4m3_to_float(byte);
-        float w[kGroupSize];
-        for (int column = 0; column < kGroupSize; ++column) {
-          w[column] = 0.5f * static_cast<float>(code_at(tiles + 128 * g, row, column));
-        }
-        for (int t = 0; t < width; ++t) {
-          for (int parity = 0; parity < 2; ++parity) {
-            float group = 0.0f;
-            for (int quad = 0; quad < 4; ++quad) {
-              // A block's four floats are columns 0, 2, 1, 3.
-              const float* x = block + 4 * (width * quad + t) + parity;
-              group = __builtin_fmaf(w[4 * quad + 2 * parity], x[0], group);
-              group = __builtin_fmaf(w[4 * quad + 2 * parity + 1], x[2], group);
-            }
-            chain[t][row][parity] = __builtin_fmaf(s_b, group, chain[t][row][parity]);
-          }
-        }
-      }
-    }
-  }
-  for (int t = 0; t < width; ++t) {
-    for (int row = 0; row < kRows; ++row) sums[16 * t + row] = chain[t][row][0] + chain[t][row][1];
-  }
-}
-
 }  // namespace
 
-const GemmKernels kGemmPortable = {4, false, stream, decode, panel, stream_float, finish};
+const GemmKernels kGemmPortable = {4, false, stream, decode, panel, finish};
 
 }  // namespace nvfp4::cpu

@@ -6,28 +6,37 @@ namespace nvfp4::dispatch {
 namespace {
 
 // Of two candidates that cost the same the first one wins.
-constexpr GemmPath kCandidates[] = {GemmPath::kPanel, GemmPath::kStream, GemmPath::kStreamFloat};
+constexpr GemmPath kCandidates[] = {GemmPath::kPanel, GemmPath::kStream, GemmPath::kPanelFloat, GemmPath::kStreamFloat};
 
 bool valid(GemmPath path, const GemmProblem& problem) {
-  const bool w4a4 = problem.a_packed != nullptr;
-  return (path == GemmPath::kStreamFloat) != w4a4;
+  const bool floats = path == GemmPath::kStreamFloat || path == GemmPath::kPanelFloat;
+  return floats == (problem.a_packed == nullptr);
 }
 
-// Relative time of a group of one panel, in units of one token's dot product with it. Decoding costs about as much as
-// one token; writing the decoded panel to cache and reading it back about as much as another.
+// Relative time of a group of one panel, in units of one token's product with it. Decoding in registers costs about as
+// much as one token, every time; decoding to cache and reading that back about as much as two, once.
 int64_t cost(GemmPath path, const GemmProblem& problem, int tokens) {
-  constexpr int64_t kDecode = 1;
-  constexpr int64_t kThroughCache = 1;
-  if (path == GemmPath::kPanel) return problem.m + kDecode + kThroughCache;
-  return problem.m + ceil_div(problem.m, tokens) * kDecode;
+  return problem.m + (decodes_panels(path) ? 2 : ceil_div(problem.m, tokens));
 }
 
 }  // namespace
 
 std::string GemmChoice::name() const {
-  const char* label = path == GemmPath::kStream  ? "/w4a4/stream"
-                      : path == GemmPath::kPanel ? "/w4a4/panel"
-                                                 : "/w4a16/stream";
+  const char* label = "";
+  switch (path) {
+    case GemmPath::kStream:
+      label = "/w4a4/stream";
+      break;
+    case GemmPath::kPanel:
+      label = "/w4a4/panel";
+      break;
+    case GemmPath::kStreamFloat:
+      label = "/w4a16/stream";
+      break;
+    case GemmPath::kPanelFloat:
+      label = "/w4a16/panel";
+      break;
+  }
   return std::string(cpu::isa_name(isa)) + label;
 }
 

@@ -11,8 +11,11 @@ namespace nvfp4::dispatch {
 enum class GemmPath {
   kStream,       // W4A4, weights decoded in registers for a block of tokens
   kPanel,        // W4A4, a panel decoded once into cache for all tokens
-  kStreamFloat,  // W4A16, weights decoded in registers for a block of tokens
+  kStreamFloat,  // W4A16, likewise
+  kPanelFloat,   // W4A16, likewise
 };
+
+inline bool decodes_panels(GemmPath path) { return path == GemmPath::kPanel || path == GemmPath::kPanelFloat; }
 
 struct GemmChoice {
   cpu::InstructionSet isa;

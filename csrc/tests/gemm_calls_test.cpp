@@ -188,7 +188,7 @@ void test_choices() {
     problem.m = m;
     return dispatch::choose_gemm(problem, cpu::InstructionSet::kAvx2, 4).name();
   };
-  expect(name(1) == "avx2/w4a16/stream", "W4A16 streams");
+  expect(name(1) == "avx2/w4a16/stream" && name(64) == "avx2/w4a16/panel", "W4A16 streams for a few tokens");
   problem.a_packed = &byte;
   expect(name(1) == "avx2/w4a4/stream" && name(4) == "avx2/w4a4/stream", "a few tokens stream");
   expect(name(16) == "avx2/w4a4/panel" && name(257) == "avx2/w4a4/panel", "many tokens share decoded panels");
