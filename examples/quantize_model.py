@@ -1,6 +1,6 @@
 """Quantise the MLPs of a Hugging Face model to NVFP4, look at what it cost, and save a state dict.
 
-    python examples/quantize_model.py PATH_TO_MODEL --text some_text.txt --out quantized.safetensors
+python examples/quantize_model.py PATH_TO_MODEL --text some_text.txt --out quantized.safetensors
 """
 
 from __future__ import annotations

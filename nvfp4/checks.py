@@ -58,7 +58,9 @@ def _shape(what: str, x: Tensor, wanted: Sequence[int], hint: str = "") -> None:
 
 def _device(what: str, x: Tensor, like: Tensor) -> None:
     if x.device != like.device:
-        raise ValueError(f"{what}: is on {x.device}, but the first argument on {like.device}; move one with .to(device)")
+        raise ValueError(
+            f"{what}: is on {x.device}, but the first argument on {like.device}; move one with .to(device)"
+        )
 
 
 def _contiguous(what: str, x: Tensor) -> None:
@@ -116,7 +118,7 @@ def _operand(what: str, packed: Tensor, scale: Tensor, shape: Sequence[int], lay
     if layout == "n16k64":
         if len(lead) != 1:
             raise ValueError(f"{what}: layout n16k64 holds matrices [N, K], got the logical shape {tuple(shape)}")
-        wanted_packed, wanted_scale = tiles_shape(lead[0], k), (0,)
+        wanted_packed, wanted_scale = tiles_shape(lead[0], k), (0, k // GROUP_SIZE)
     elif layout == "128x4":
         rows = 1
         for size in lead:
@@ -177,8 +179,8 @@ def check_linear(
 ) -> None:
     """Arguments of the op linear.
 
-    This one runs at every layer of every token, so the usual good call is recognised by one expression; only when something
-    is unusual are the checks made one by one, to say what is wrong.
+    This one runs at every layer of every token, so the usual good call is recognised by one expression; only when
+    something is unusual are the checks made one by one, to say what is wrong.
     """
     if (
         layout == "n16k64"
@@ -196,7 +198,7 @@ def check_linear(
         and not x.shape[-1] % GROUP_SIZE
         and weight_global_scale.dtype is torch.float32
         and weight_global_scale.shape == (1,)
-        and weight_scale.shape == (0,)
+        and weight_scale.shape == (0, x.shape[-1] // GROUP_SIZE)
         and weight_scale.dtype is torch.uint8
         and x.device == weight.device == weight_global_scale.device
         and weight.is_contiguous()
@@ -212,7 +214,7 @@ def check_linear(
     if (input_global_scale is not None) != (activations == "static"):
         got = "none" if input_global_scale is None else "one"
         raise ValueError(
-            f"linear: input_global_scale: got {got} with activations {activations!r}; 'static' needs one, no other takes one"
+            f"linear: input_global_scale: got {got} with activations {activations!r}; 'static' alone takes one"
         )
     if input_global_scale is not None:
         _global_scale("linear: input_global_scale", input_global_scale, x, None)
@@ -259,4 +261,4 @@ def check_tiles(packed: Tensor, scale: Tensor) -> None:
 def check_untile(tiles: Tensor, n: int, k: int) -> None:
     """Arguments of the op from_tiles."""
     _tensor("from_tiles: tiles", tiles)
-    _operand("from_tiles", tiles, tiles.new_empty(0), (n, k), "n16k64")
+    _operand("from_tiles", tiles, tiles.new_empty((0, max(k, 0) // GROUP_SIZE)), (n, k), "n16k64")

@@ -25,11 +25,17 @@ class Variable:
 
 
 VARIABLES: tuple[Variable, ...] = (
-    Variable("NVFP4_BACKEND", "", "at import", "Force one backend (reference, cpu, cuda, triton); an error if it cannot."),
-    Variable("NVFP4_CPU_ISA", "", "at import", "Force one CPU kernel variant: portable, avx2, avx512, avx512vnni, neon."),
+    Variable(
+        "NVFP4_BACKEND", "", "at import", "Force one backend (reference, cpu, cuda, triton); an error if it cannot."
+    ),
+    Variable(
+        "NVFP4_CPU_ISA", "", "at import", "Force one CPU kernel variant: portable, avx2, avx512, avx512vnni, neon."
+    ),
     Variable("NVFP4_NUM_THREADS", "", "at import", "Threads of the CPU kernels; unset: torch.get_num_threads()."),
     Variable("NVFP4_LOG", "warning", "at import", "Level of the `nvfp4` logger: debug, info, warning, error."),
-    Variable("NVFP4_CACHE", "~/.cache/nvfp4", "when used", "Folder for what is made once: the demo model, tuning results."),
+    Variable(
+        "NVFP4_CACHE", "~/.cache/nvfp4", "when used", "Folder for what is made once: the demo model, tuning results."
+    ),
     Variable("NVFP4_CUDA", "AUTO", "at build", "ON, OFF or AUTO: whether to compile the CUDA kernels."),
     Variable("NVFP4_CUDA_ARCHS", "90a;120f", "at build", "CUDA architectures to compile for."),
 )

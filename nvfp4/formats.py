@@ -1,8 +1,8 @@
 """The numbers: e2m1 values, e4m3 block scales, the constants, and the one rounding rule.
 
 e2m1 is the four-bit float of the OCP MX specification: sign, two exponent bits, one mantissa bit. A code is
-`sign << 3 | magnitude`, the magnitude an index into {0, 0.5, 1, 1.5, 2, 3, 4, 6}. e4m3 is `torch.float8_e4m3fn`: bias 7,
-largest finite value 448, no infinities, 0x7F and 0xFF are NaN.
+`sign << 3 | magnitude`, the magnitude an index into {0, 0.5, 1, 1.5, 2, 3, 4, 6}. e4m3 is `torch.float8_e4m3fn`: bias
+7, largest finite value 448, no infinities, 0x7F and 0xFF are NaN.
 
 Rounding is to nearest, ties to the even code, as PTX `cvt.rn.satfinite.e2m1x2.f32` does it.
 """
@@ -46,8 +46,8 @@ SCALE_RANGE = E4M3_MAX * E2M1_MAX
 ZERO_BLOCK_SCALE = 0.125
 """Replaces a block scale that rounds to zero, as compressed-tensors does. Every code of such a block is a zero."""
 
-# A magnitude belongs to the index that counts the midpoints below it. A tie at an even index stays there; a tie at an odd
-# one goes up to the even neighbour. So midpoints 0, 2, 4, 6 need "greater than" and midpoints 1, 3, 5 "at least".
+# A magnitude belongs to the index that counts the midpoints below it. A tie at an even index stays there; a tie at an
+# odd one goes up to the even neighbour. So midpoints 0, 2, 4, 6 need "greater than" and midpoints 1, 3, 5 "at least".
 _MIDPOINTS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 
 

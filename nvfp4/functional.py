@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,12 @@ __all__ = [
 _ops = torch.ops.nvfp4
 
 
+def _one(op: Any, *args: object) -> Tensor:
+    """The result of an op that returns one tensor; the registry's handles are untyped."""
+    result: Tensor = op.default(*args)
+    return result
+
+
 def _bytes(scale: Tensor) -> Tensor:
     return scale.view(torch.uint8) if scale.dtype == torch.float8_e4m3fn else scale
 
@@ -44,12 +52,13 @@ def quantize(
     scheme: Scheme = "nvfp4",
     layout: str = "plain",
 ) -> NVFP4Tensor:
-    """Quantise x [..., K] to NVFP4; the definition is `nvfp4.reference.quantize`, and every backend equals it bit for bit.
+    """Quantise x [..., K] to NVFP4, bit for bit as `nvfp4.reference.quantize` defines it.
 
     Args:
         x: float32, float16 or bfloat16; K a multiple of 16. Rows may be strided.
         global_scale: float32 [1] or [..., 1], the encode scale 2688 / amax; None computes it.
-        granularity: of a computed global scale, ``tensor`` or ``row``. Per row, a row's bytes do not depend on its neighbours.
+        granularity: of a computed global scale, ``tensor`` or ``row``. Per row, a row's bytes do not depend on its
+            neighbours.
         scheme: ``nvfp4``, or ``compressed-tensors`` for the bytes llm-compressor writes for weights.
         layout: of the scales, ``plain`` or ``128x4``.
 
@@ -67,7 +76,7 @@ def dequantize(t: NVFP4Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 
 def to_layout(t: NVFP4Tensor, layout: str) -> NVFP4Tensor:
-    """The same tensor in another byte layout of `nvfp4.layout.LAYOUTS`; a bijection, so the way back gives the same bytes.
+    """The same tensor in another byte layout of `nvfp4.layout.LAYOUTS`; the way back gives the same bytes.
 
     Raises:
         ValueError: the layout is unknown, t is not a matrix (``n16k64``), or a block scale is negative (``n16k64``).
@@ -83,7 +92,7 @@ def to_layout(t: NVFP4Tensor, layout: str) -> NVFP4Tensor:
     elif t.layout == "128x4":
         scale = _ops.unswizzle_scales.default(scale, t.rows, groups).view(*t.shape[:-1], groups)
     if layout == "n16k64":
-        packed, scale = _ops.to_tiles.default(packed, scale), scale.new_empty(0)
+        packed, scale = _ops.to_tiles.default(packed, scale), scale.new_empty((0, groups))
     elif layout == "128x4":
         scale = _ops.swizzle_scales.default(scale.reshape(t.rows, groups))
     return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), t.global_scale, t.shape, layout)
@@ -91,22 +100,22 @@ def to_layout(t: NVFP4Tensor, layout: str) -> NVFP4Tensor:
 
 def pack(codes: Tensor) -> Tensor:
     """Two four-bit codes a byte, the even column in the low nibble: uint8 [..., K] to uint8 [..., K/2], K even."""
-    return _ops.pack.default(codes)
+    return _one(_ops.pack, codes)
 
 
 def unpack(packed: Tensor) -> Tensor:
     """The inverse of `pack`: uint8 [..., K/2] to uint8 codes [..., K]."""
-    return _ops.unpack.default(packed)
+    return _one(_ops.unpack, packed)
 
 
 def swizzle_scales(scale: Tensor) -> Tensor:
     """Block scales [rows, K/16] (uint8 or float8_e4m3fn) in the 128x4 order, zero-padded; the same dtype."""
-    return _ops.swizzle_scales.default(_bytes(scale)).view(scale.dtype)
+    return _one(_ops.swizzle_scales, _bytes(scale)).view(scale.dtype)
 
 
 def unswizzle_scales(scale: Tensor, rows: int, groups: int) -> Tensor:
     """The inverse of `swizzle_scales`: the plain [rows, groups] of a padded 128x4 buffer; the same dtype."""
-    return _ops.unswizzle_scales.default(_bytes(scale), rows, groups).view(scale.dtype)
+    return _one(_ops.unswizzle_scales, _bytes(scale), rows, groups).view(scale.dtype)
 
 
 def matmul(
@@ -114,7 +123,8 @@ def matmul(
 ) -> Tensor:
     """a [..., K] times b [N, K] transposed, plus bias [N]: the exact W4A4 product, accumulated in float32 or wider.
 
-    y = alpha * sum_blocks (s_a * s_b) sum_16 q_a * q_b + bias with alpha = 1 / (G_a * G_b), rounded once to `out_dtype`.
+    y = alpha * sum_blocks (s_a * s_b) sum_16 q_a * q_b + bias with alpha = 1 / (G_a * G_b), rounded once to
+    `out_dtype`.
 
     Raises:
         TypeError: an operand is no NVFP4Tensor, or a dtype is wrong.
@@ -124,9 +134,9 @@ def matmul(
     _as_tensor("matmul: b", b)
     if len(b.shape) != 2 or a.shape[-1] != b.shape[-1]:
         raise ValueError(f"matmul: got a of shape {a.shape} and b of shape {b.shape}, wanted [..., K] and [N, K]")
-    return _ops.matmul.default(
-        a.packed, _bytes(a.scale), a.global_scale, b.packed, _bytes(b.scale), b.global_scale, bias, b.shape[0], b.layout,
-        out_dtype,
+    return _one(
+        _ops.matmul, a.packed, _bytes(a.scale), a.global_scale, b.packed, _bytes(b.scale), b.global_scale, bias,
+        b.shape[0], b.layout, out_dtype,
     )  # fmt: skip
 
 
@@ -142,7 +152,8 @@ def linear(
     """x [..., K] times the weight [N, K] transposed, plus bias [N]; the result has x's dtype.
 
     Args:
-        x: float32, float16 or bfloat16. Its gradient is grad_y @ the dequantised weight (straight through the rounding).
+        x: float32, float16 or bfloat16. Its gradient is grad_y @ the dequantised weight (straight through the
+            rounding).
         weight: prepared with `to_layout` for speed, or plain.
         bias: [N] or None.
         activations: ``nvfp4`` quantises x first (W4A4), None does not (W4A16).
@@ -154,13 +165,15 @@ def linear(
     """
     _as_tensor("linear: weight", weight)
     if len(weight.shape) != 2 or x.dim() == 0 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"linear: got x of shape {tuple(x.shape)} and a weight of shape {weight.shape}, wanted [..., K] and [N, K]")
+        raise ValueError(
+            f"linear: got x of shape {tuple(x.shape)} and a weight of shape {weight.shape}, wanted [..., K] and [N, K]"
+        )
     check_choice("linear: granularity", granularity, ("row", "tensor"))
     check_choice("linear: activations", activations or "None", ("nvfp4", "None"))
     mode: str = granularity if input_global_scale is None else "static"
     if activations is None:
         mode = "none"
-    return _ops.linear.default(
-        x, weight.packed, _bytes(weight.scale), weight.global_scale, input_global_scale, bias, weight.shape[0],
-        weight.layout, mode,
+    return _one(
+        _ops.linear, x, weight.packed, _bytes(weight.scale), weight.global_scale, input_global_scale, bias,
+        weight.shape[0], weight.layout, mode,
     )  # fmt: skip

@@ -70,7 +70,8 @@ def swizzle_scales(scale: Tensor) -> Tensor:
         scale: [rows, groups], uint8 or float8_e4m3fn.
 
     Returns:
-        The same dtype, of shape `swizzled_shape(rows, groups)`; row-major order of the *bytes* is the layout, padding is zero.
+        The same dtype, of shape `swizzled_shape(rows, groups)`; row-major order of the *bytes* is the layout, padding
+        is zero.
     """
     rows, groups = swizzled_shape(*scale.shape)
     blocks = _pad(scale.view(torch.uint8), rows, groups).view(rows // 128, 4, 32, groups // 4, 4)

@@ -1,11 +1,11 @@
 """The torch ops: schemas, fake kernels, autograd and autocast. The only way to a kernel.
 
-Registered with `torch.library.Library`, which is several times cheaper a call than the `custom_op` decorator. Block scales
-cross every op as uint8, because dispatcher machinery (opcheck, some decompositions) does not know float8.
+Registered with `torch.library.Library`, which is several times cheaper a call than the `custom_op` decorator. Block
+scales cross every op as uint8, because dispatcher machinery (opcheck, some decompositions) does not know float8.
 
 Shapes: x [..., K]; codes uint8 [..., K/2]; scale bytes uint8 [..., K/16] (layout plain), [round_up(rows, 128),
-round_up(K/16, 4)] (128x4); tiles uint8 [ceil(N/16), ceil(K/64), 576] with an empty scale tensor (n16k64); global scales
-float32 [1] or [..., 1].
+round_up(K/16, 4)] (128x4); tiles uint8 [ceil(N/16), ceil(K/64), 576] with an empty scale tensor
+[0, K/16], which tells K (n16k64); global scales float32 [1] or [..., 1].
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def _dequantize_fake(
 
 
 _define(
-    "dequantize(Tensor packed, Tensor scale, Tensor global_scale, SymInt[] shape, str layout, ScalarType dtype) -> Tensor",
+    "dequantize(Tensor packed, Tensor scale, Tensor global_scale, SymInt[] shape, str layout, ScalarType dtype) "
+    "-> Tensor",
     _dequantize,
     _dequantize_fake,
 )
@@ -173,7 +174,15 @@ class _LinearFunction(torch.autograd.Function):
         weight, weight_scale, weight_global_scale, input_global_scale, out_features, layout, activations = args
         with torch._C._AutoDispatchBelowAutograd():
             y: Tensor = _linear_op(
-                x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
+                x,
+                weight,
+                weight_scale,
+                weight_global_scale,
+                input_global_scale,
+                bias,
+                out_features,
+                layout,
+                activations,
             )
         ctx.save_for_backward(weight, weight_scale, weight_global_scale)
         ctx.shape, ctx.layout, ctx.dtype = (out_features, x.shape[-1]), layout, x.dtype
@@ -181,7 +190,7 @@ class _LinearFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_x = grad_bias = None
         if ctx.needs_input_grad[0]:
             weight, weight_scale, weight_global_scale = ctx.saved_tensors
@@ -204,7 +213,7 @@ def _linear_autograd(
     # The dispatcher lets None through for a tensor; the checks further down refuse it with a message.
     wants = (x is not None and x.requires_grad) or (bias is not None and bias.requires_grad)
     if wants and torch.is_grad_enabled():
-        result: Tensor = _LinearFunction.apply(
+        result: Tensor = _LinearFunction.apply(  # type: ignore[no-untyped-call]
             x, bias, weight, weight_scale, weight_global_scale, input_global_scale, *args
         )
         return result
@@ -213,7 +222,8 @@ def _linear_autograd(
         # Going through the dispatcher a second time would cost as much as the rest of the call.
         return _linear(x, weight, weight_scale, weight_global_scale, input_global_scale, bias, *args)
     with torch._C._AutoDispatchBelowAutograd():
-        return _linear_op(x, weight, weight_scale, weight_global_scale, input_global_scale, bias, *args)
+        y: Tensor = _linear_op(x, weight, weight_scale, weight_global_scale, input_global_scale, bias, *args)
+    return y
 
 
 _lib.impl("linear", _linear_autograd, "Autograd")
@@ -236,11 +246,12 @@ _AUTOCAST_KEYS = DispatchKeySet(DispatchKey.AutocastCPU) | DispatchKeySet(Dispat
 
 
 def _linear_autocast(x: Tensor, *args: Any) -> Tensor:
-    """Autocast changes x only: the weight's bytes and scales have no other precision, and the bias is added in float32."""
+    """Autocast changes x only: bytes and scales have no other precision, and the bias is added in float32."""
     if x is not None and x.dtype == torch.float32:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
-        return _linear_op(x, *args)
+        y: Tensor = _linear_op(x, *args)
+    return y
 
 
 for _key in ("AutocastCPU", "AutocastCUDA"):
@@ -302,6 +313,8 @@ def _from_tiles_fake(tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
 _define("pack(Tensor codes) -> Tensor", _pack, _pack)
 _define("unpack(Tensor packed) -> Tensor", _unpack, _unpack)
 _define("swizzle_scales(Tensor scale) -> Tensor", _swizzle_scales, _swizzle_scales_fake)
-_define("unswizzle_scales(Tensor scale, SymInt rows, SymInt groups) -> Tensor", _unswizzle_scales, _unswizzle_scales_fake)
+_define(
+    "unswizzle_scales(Tensor scale, SymInt rows, SymInt groups) -> Tensor", _unswizzle_scales, _unswizzle_scales_fake
+)
 _define("to_tiles(Tensor packed, Tensor scale) -> Tensor", _to_tiles, _to_tiles_fake)
 _define("from_tiles(Tensor tiles, SymInt n, SymInt k) -> (Tensor, Tensor)", _from_tiles, _from_tiles_fake)

@@ -15,14 +15,24 @@ from nvfp4 import formats, layout
 from nvfp4.formats import E2M1_MAX, E4M3_MAX, GROUP_SIZE, SCALE_RANGE, ZERO_BLOCK_SCALE
 from nvfp4.tensor import NVFP4Tensor
 
-__all__ = ["Granularity", "Scheme", "alpha", "dequantize", "global_scale_of", "linear", "matmul", "quantize", "unscaled"]
+__all__ = [
+    "Granularity",
+    "Scheme",
+    "alpha",
+    "dequantize",
+    "global_scale_of",
+    "linear",
+    "matmul",
+    "quantize",
+    "unscaled",
+]
 
 Granularity = Literal["tensor", "row"]
 Scheme = Literal["nvfp4", "compressed-tensors"]
 
 
 def _blocks(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (x.shape[-1] // GROUP_SIZE, GROUP_SIZE))
+    return x.reshape(*x.shape[:-1], x.shape[-1] // GROUP_SIZE, GROUP_SIZE)
 
 
 def global_scale_of(x: Tensor, granularity: Granularity = "tensor", scheme: Scheme = "nvfp4") -> Tensor:
@@ -31,11 +41,12 @@ def global_scale_of(x: Tensor, granularity: Granularity = "tensor", scheme: Sche
     Args:
         x: [..., K], floating point.
         granularity: one scale for the tensor, or one a row.
-        scheme: ``nvfp4`` divides in float32; ``compressed-tensors`` multiplies the reciprocal of amax by 2688, each rounded to
-            x's own dtype, and not per row.
+        scheme: ``nvfp4`` divides in float32; ``compressed-tensors`` multiplies the reciprocal of amax by 2688, each
+            rounded to x's own dtype, and not per row.
 
     Returns:
-        float32 [1] or [..., 1]. It is 1 where amax is 0 or the quotient overflows. amax is taken over finite values only.
+        float32 [1] or [..., 1]. It is 1 where amax is 0 or the quotient overflows. amax is taken over finite values
+        only.
     """
     magnitude = torch.where(x.isfinite(), x, torch.zeros_like(x)).abs()
     if granularity == "row":
@@ -58,9 +69,9 @@ def quantize(
 ) -> NVFP4Tensor:
     """Quantise [..., K] to NVFP4, K a multiple of 16.
 
-    Per block: s = e4m3(min(G * (amax / 6), 448)), a zero s becomes 0.125; then q = e2m1(clamp(x / (s / G), ±6)). A NaN makes
-    its block's scale NaN; ±Inf saturates. Under ``compressed-tensors`` amax / 6 is rounded to x's dtype and -0.0 gets
-    code 0, so that bf16 weights come out byte for byte as llm-compressor writes them.
+    Per block: s = e4m3(min(G * (amax / 6), 448)), a zero s becomes 0.125; then q = e2m1(clamp(x / (s / G), ±6)). A
+    NaN makes its block's scale NaN; ±Inf saturates. Under ``compressed-tensors`` amax / 6 is rounded to x's dtype and
+    -0.0 gets code 0, so that bf16 weights come out byte for byte as llm-compressor writes them.
 
     Args:
         x: float32, float16 or bfloat16.

@@ -17,12 +17,14 @@ __all__ = ["NVFP4Tensor"]
 class NVFP4Tensor:
     """A tensor [..., K] in NVFP4: value = q * (scale / global_scale), one `scale` for 16 values along K.
 
-    A frozen container, not a `torch.Tensor` subclass: its parts go through ops, `torch.compile` and `torch.export` as what
-    they are.
+    A frozen container, not a `torch.Tensor` subclass: its parts go through ops, `torch.compile` and `torch.export` as
+    what they are.
 
     Attributes:
-        packed: uint8 [..., K/2], the even column in the low nibble; in the layout ``n16k64`` the tiles, which hold the scales.
-        scale: float8_e4m3fn [..., K/16]; in the layout ``128x4`` of shape `swizzled_shape(rows, K/16)`; in ``n16k64`` empty.
+        packed: uint8 [..., K/2], the even column in the low nibble; in the layout ``n16k64`` the tiles, which hold
+            the scales.
+        scale: float8_e4m3fn [..., K/16]; in the layout ``128x4`` of shape `swizzled_shape(rows, K/16)`; in ``n16k64``
+            empty, [0, K/16], so that the parts still tell K (tiles are padded to 64 columns).
         global_scale: float32 [1], or [..., 1] with one per row. It is an encode scale: one *divides* by it.
         shape: the logical shape.
         layout: one of `nvfp4.layout.LAYOUTS`.
@@ -62,7 +64,9 @@ class NVFP4Tensor:
         self._check_shapes()
         devices = {self.packed.device, self.scale.device, self.global_scale.device}
         if len(devices) > 1:
-            raise ValueError(f"NVFP4Tensor: parts lie on {sorted(map(str, devices))}, wanted one device; use .to(device)")
+            raise ValueError(
+                f"NVFP4Tensor: parts lie on {sorted(map(str, devices))}, wanted one device; use .to(device)"
+            )
 
     def _check_shapes(self) -> None:
         lead, k = self.shape[:-1], self.shape[-1]
@@ -72,11 +76,11 @@ class NVFP4Tensor:
         elif self.layout == "n16k64":
             if len(self.shape) != 2:
                 raise ValueError(f"NVFP4Tensor: layout n16k64 holds matrices [N, K], got the shape {self.shape}")
-            packed, scale = tiles_shape(*self.shape), (0,)
+            packed, scale = tiles_shape(*self.shape), (0, k // 16)
         for name, got, wanted in (("packed", self.packed.shape, packed), ("scale", self.scale.shape, scale)):
             if tuple(got) != wanted:
                 raise ValueError(
-                    f"NVFP4Tensor.{name}: got shape {tuple(got)}, wanted {wanted} for a {self.layout} tensor of {self.shape}"
+                    f"NVFP4Tensor.{name}: got shape {tuple(got)}, wanted {wanted} for {self.shape}, {self.layout}"
                 )
         if tuple(self.global_scale.shape) not in ((1,), (*lead, 1)):
             raise ValueError(
@@ -114,16 +118,18 @@ class NVFP4Tensor:
     def dequantize(self, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         """The values q * (scale / global_scale), computed in float32 and rounded to `dtype`; shape `self.shape`."""
         # The registry is asked by name: the ops stand on a higher floor than this container.
-        return torch.ops.nvfp4.dequantize.default(
+        values: Tensor = torch.ops.nvfp4.dequantize.default(
             self.packed, self.scale.view(torch.uint8), self.global_scale, self.shape, self.layout, dtype
         )
+        return values
 
     def validate(self) -> NVFP4Tensor:
         """Check the values that would poison a product, and return self.
 
         Raises:
-            ValueError: a block scale is NaN or negative, or a global scale is not a positive finite number. In the layout
-                ``n16k64`` only the global scales are looked at: the block scales were checked when the tiles were made.
+            ValueError: a block scale is NaN or negative, or a global scale is not a positive finite number. In the
+                layout ``n16k64`` only the global scales are looked at: the block scales were checked when the tiles
+                were made.
         """
         scales = self.scale.view(torch.uint8)
         nan, negative = int(((scales & 0x7F) == 0x7F).sum()), int((scales > 0x80).sum())
@@ -134,8 +140,8 @@ class NVFP4Tensor:
             )
         if not bool((torch.isfinite(self.global_scale) & (self.global_scale > 0)).all()):
             raise ValueError(
-                f"NVFP4Tensor.global_scale: got {self.global_scale.flatten()[:4].tolist()}, wanted positive finite numbers; "
-                "it is an encode scale, 2688 / amax"
+                f"NVFP4Tensor.global_scale: got {self.global_scale.flatten()[:4].tolist()}, wanted positive finite "
+                "numbers; it is an encode scale, 2688 / amax"
             )
         return self
 

@@ -14,16 +14,15 @@ M_VALUES = (0, 1, 2, 3, 7, 15, 16, 17, 33, 64, 100, 257)
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Equality of the bytes, so that NaN equals NaN and -0.0 differs from 0.0."""
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(
-        a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)
-    )
+    as_integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[a.itemsize]
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.view(as_integer), b.view(as_integer))
 
 
 def exact_operand(rows: int, k: int, granularity: str = "tensor") -> NVFP4Tensor:
     """A tensor on the exact grid: any codes, scales in {1, 2, 4}, power-of-two global scales.
 
-    A product of two has terms that are multiples of 1/4 and at most 6 * 4 * 6 * 4, so every partial sum over K <= 2^13 is
-    below 2^24 quarters and exactly representable in float32, in any order of summation.
+    A product of two has terms that are multiples of 1/4 and at most 6 * 4 * 6 * 4, so every partial sum over K <=
+    2^13 is below 2^24 quarters and exactly representable in float32, in any order of summation.
     """
     packed = torch.randint(0, 256, (rows, k // 2), dtype=torch.uint8)
     scale = formats.encode_e4m3(2.0 ** torch.randint(0, 3, (rows, k // 16)).float()).view(torch.float8_e4m3fn)
@@ -39,7 +38,7 @@ def outliers(rows: int, k: int, dtype: torch.dtype = torch.float32) -> Tensor:
     x[1::7] *= 100
     if rows > 2:
         x[2, : k // 2] = 0
-    x[:, 3 :: 37] *= 30
+    x[:, 3::37] *= 30
     return x.to(dtype)
 
 

@@ -69,7 +69,9 @@ def test_e4m3_rounds_to_nearest_even_and_saturates() -> None:
     middle = (grid[1:] + grid[:-1]) / 2
     got = formats.encode_e4m3(middle.float())
     assert torch.equal(got % 2, torch.zeros_like(got)), "ties go to the even code"
-    assert torch.equal(formats.encode_e4m3(torch.nextafter(middle.float(), torch.tensor(1e9))).long(), torch.arange(1, 127))
+    assert torch.equal(
+        formats.encode_e4m3(torch.nextafter(middle.float(), torch.tensor(1e9))).long(), torch.arange(1, 127)
+    )
     special = torch.tensor([1e9, float("inf"), float("nan"), -float("nan")])
     assert formats.encode_e4m3(special).tolist() == [0x7E, 0x7E, 0x7F, 0x7F]
 

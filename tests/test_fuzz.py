@@ -28,7 +28,7 @@ def rng() -> random.Random:
     seed = int(os.environ.get("NVFP4_FUZZ_SEED", time.time_ns() % 2**32))
     print(f"NVFP4_FUZZ_SEED={seed}")
     torch.manual_seed(seed)
-    return random.Random(seed)  # noqa: S311
+    return random.Random(seed)
 
 
 def test_valid_problems(rng: random.Random) -> None:
@@ -89,6 +89,7 @@ def damaged(value: Any, rng: random.Random) -> Any:
 
 def test_malformed_calls_end_in_a_clean_exception(rng: random.Random) -> None:
     refused = 0
+    messages: set[str] = set()
     cases = samples()
     while refused < MALFORMED_CALLS:
         name, args = rng.choice(cases)
@@ -98,6 +99,7 @@ def test_malformed_calls_end_in_a_clean_exception(rng: random.Random) -> None:
         try:
             getattr(torch.ops.nvfp4, name).default(*broken)
         except CLEAN as error:
-            assert str(error)
+            messages.add(str(error))
             refused += 1
+    assert "" not in messages
     print(f"{refused} malformed calls refused")

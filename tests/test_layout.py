@@ -80,7 +80,7 @@ def test_tiles_follow_their_formula() -> None:
 def test_tiles_refuse_negative_scales(name: str) -> None:
     packed, scale = torch.zeros(16, 8, dtype=torch.uint8), torch.full((16, 1), 0x38, dtype=torch.uint8)
     scale[3] = 0xB8
-    with backends.force(name), pytest.raises(ValueError, match="negative|sign"):
+    with backends.force(name), pytest.raises(ValueError, match=r"negative|sign"):
         torch.ops.nvfp4.to_tiles.default(packed, scale)
 
 

@@ -1,4 +1,4 @@
-"""The products: exact where the contract says exact, bounded by a derived bound elsewhere, and the same bits every time."""
+"""The products: exact where the contract says so, within a derived bound elsewhere, the same bits every time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ NK = [(1, 16), (16, 64), (17, 80), (48, 320), (100, 1024), (33, 4112)]
 def error_bound(a: Tensor, b: NVFP4Tensor, scale: Tensor, k_terms: int, out: Tensor) -> Tensor:
     """How far a float32 sum may lie from the exact one.
 
-    Summing n float32 terms in any order errs by at most (n - 1) * u * sum|terms| to first order, u = 2^-24 (Higham, Accuracy
-    and Stability of Numerical Algorithms, §4.2); a term itself carries at most two roundings where it is not exact (W4A16:
-    the product with x), alpha one, the scaling one, the output dtype half an ulp. n is padded by 8 for all of these.
+    Summing n float32 terms in any order errs by at most (n - 1) * u * sum|terms| to first order, u = 2^-24 (Higham,
+    Accuracy and Stability of Numerical Algorithms, §4.2); a term itself carries at most two roundings where it is not
+    exact (W4A16: the product with x), alpha one, the scaling one, the output dtype half an ulp. n is padded by 8 for
+    all of these.
     """
     magnitude = (a.abs().double() @ reference.unscaled(b).abs().double().T) * scale.double()
     ulp = torch.finfo(out.dtype).eps
@@ -204,3 +205,12 @@ def test_a_global_scale_that_is_no_number_is_refused(backend: str) -> None:
         broken = NVFP4Tensor(w.packed, w.scale, torch.tensor([bad]), w.shape)
         with pytest.raises(ValueError, match="global"):
             nvfp4.linear(torch.randn(2, 32), broken)
+
+
+def test_tiles_of_another_k_are_refused() -> None:
+    """K = 80 and K = 96 fill the same two tiles; the empty scale tensor still tells them apart."""
+    w = nvfp4.to_layout(quantized(48, 96), "n16k64")
+    args = (w.packed, w.scale.view(torch.uint8), w.global_scale, None, None, 48, "n16k64", "row")
+    assert torch.ops.nvfp4.linear.default(torch.randn(2, 96), *args).shape == (2, 48)
+    with pytest.raises(ValueError, match=r"scale: got shape \(0, 6\), wanted \(0, 5\)"):
+        torch.ops.nvfp4.linear.default(torch.randn(2, 80), *args)

@@ -11,14 +11,14 @@ import nvfp4
 from helpers import outliers, quantized, same_bits
 from nvfp4 import ops
 
-O = torch.ops.nvfp4
+nvfp4_ops = torch.ops.nvfp4
 
 
 def samples() -> list[tuple[str, tuple[object, ...]]]:
     x = outliers(5, 64, torch.bfloat16)
     w, tiles = quantized(48, 64), nvfp4.to_layout(quantized(48, 64), "n16k64")
     a, swizzled = quantized(5, 64, granularity="row"), nvfp4.quantize(x, layout="128x4")
-    empty = torch.empty(0, dtype=torch.uint8)
+    empty = torch.empty((0, 4), dtype=torch.uint8)
 
     def u(t: nvfp4.NVFP4Tensor) -> Tensor:
         return t.scale.view(torch.uint8)
@@ -57,7 +57,7 @@ def test_every_op_has_a_sample() -> None:
 @pytest.mark.parametrize("index", range(16))
 def test_opcheck(index: int, backend: str) -> None:
     name, args = samples()[index]
-    opcheck(getattr(O, name).default, args)
+    opcheck(getattr(nvfp4_ops, name).default, args)
 
 
 @pytest.mark.parametrize("activations", ["nvfp4", None])
@@ -121,7 +121,10 @@ def test_compile_fullgraph(dynamic: bool) -> None:
 
     def run(x: Tensor) -> Tensor:
         t = nvfp4.quantize(nvfp4.linear(x, w, bias), granularity="row")
-        return nvfp4.matmul(t, w.__class__(t.packed, t.scale, t.global_scale[:1, 0], t.shape)) + t.dequantize(x.dtype).sum()
+        return (
+            nvfp4.matmul(t, w.__class__(t.packed, t.scale, t.global_scale[:1, 0], t.shape))
+            + t.dequantize(x.dtype).sum()
+        )
 
     compiled = torch.compile(run, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for m in (3, 7):
@@ -138,8 +141,8 @@ def test_export_with_a_dynamic_batch() -> None:
             self.register_buffer("global_scale", w.global_scale)
 
         def forward(self, x: Tensor) -> Tensor:
-            scale = torch.empty(0, dtype=torch.uint8)
-            return O.linear.default(x, self.packed, scale, self.global_scale, None, None, 48, "n16k64", "row")
+            scale = torch.empty((0, 4), dtype=torch.uint8)
+            return nvfp4_ops.linear.default(x, self.packed, scale, self.global_scale, None, None, 48, "n16k64", "row")
 
     module = Linear()
     program = torch.export.export(module, (torch.randn(3, 64),), dynamic_shapes=({0: torch.export.Dim("m")},))

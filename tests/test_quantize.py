@@ -37,8 +37,8 @@ def test_appendix_a_vector(backend: str) -> None:
 def test_every_bfloat16_with_every_scale_code() -> None:
     """All 65,536 bf16 values quantised under each of the 127 block scales: 8.3 million codes a global scale.
 
-    A block's scale follows from its amax, so each block of 15 values carries a sixteenth that sets the scale: with G = 6 the
-    scale is e4m3(amax), and amax is the scale's own value.
+    A block's scale follows from its amax, so each block of 15 values carries a sixteenth that sets the scale: with G
+    = 6 the scale is e4m3(amax), and amax is the scale's own value.
     """
     x = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
     for factor in (1.0, 1.1754943508222875):

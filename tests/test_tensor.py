@@ -62,7 +62,11 @@ def test_pytree_round_trip() -> None:
         ({"packed": torch.zeros(4, 16)}, TypeError, "packed: got torch.float32, wanted torch.uint8"),
         ({"scale": torch.zeros(4, 2, dtype=torch.uint8)}, TypeError, "view"),
         ({"global_scale": torch.ones(1, dtype=torch.float64)}, TypeError, "float64"),
-        ({"packed": torch.zeros(4, 15, dtype=torch.uint8)}, ValueError, r"packed: got shape \(4, 15\), wanted \(4, 16\)"),
+        (
+            {"packed": torch.zeros(4, 15, dtype=torch.uint8)},
+            ValueError,
+            r"packed: got shape \(4, 15\), wanted \(4, 16\)",
+        ),
         ({"global_scale": torch.ones(3, 1)}, ValueError, r"global_scale: got shape \(3, 1\)"),
         ({"global_scale": torch.ones(())}, ValueError, r"wanted \(1,\)"),
         ({"shape": (4, 40)}, ValueError, "nearest legal K is"),

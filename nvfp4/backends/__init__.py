@@ -1,4 +1,4 @@
-"""Who serves what. `select` picks the first backend of the device's order that supports a problem; `explain` shows why."""
+"""Who serves what: `select` picks the first backend that supports a problem, `explain` shows why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backends whose kernels this version does not have. They answer truthfully, and so stand in `explain` beside the others."""
+"""Backends whose kernels this version does not have; they answer truthfully in `explain`."""
 
 from __future__ import annotations
 

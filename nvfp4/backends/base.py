@@ -43,7 +43,7 @@ class Desc(NamedTuple):
 
 
 class Backend(ABC):
-    """Kernels for one kind of device. The methods take and return what the ops of the same names do (`nvfp4/ops.py`)."""
+    """Kernels for one kind of device. Methods take and return what the ops of the same names do (`nvfp4/ops.py`)."""
 
     name: str
 

@@ -162,7 +162,8 @@ class CpuBackend(Backend):
             record(self._linear_w4a16)
             _kernels.gemm_w4a16(
                 m, out_features, k, x.data_ptr(), _DTYPE[dtype], stride, tiles.data_ptr(),
-                weight_global_scale.data_ptr(), per_row, bias_ptr, bias_dtype, out.data_ptr(), _DTYPE[dtype], _threads(),
+                weight_global_scale.data_ptr(), per_row, bias_ptr, bias_dtype, out.data_ptr(), _DTYPE[dtype],
+                _threads(),
             )  # fmt: skip
             return out
         record(self._linear_w4a4)

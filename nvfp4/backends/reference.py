@@ -23,7 +23,7 @@ def _positive(what: str, *global_scales: Tensor | None) -> None:
     for scale in global_scales:
         if scale is not None and not bool((scale.isfinite() & (scale > 0)).all()):
             raise ValueError(
-                f"{what}: global scale: got {scale.flatten()[:4].tolist()}, wanted positive finite numbers (2688 / amax)"
+                f"{what}: global scale: got {scale.flatten()[:4].tolist()}, wanted positive finite numbers, 2688 / amax"
             )
 
 
@@ -112,7 +112,9 @@ class ReferenceBackend(Backend):
     def to_tiles(self, packed: Tensor, scale: Tensor) -> Tensor:
         """`layout.to_tiles`, after the check that every backend makes."""
         if bool((scale >= 0x80).any()):
-            raise ValueError("to_tiles: got a block scale with its sign bit set, wanted scales >= 0; the bytes are damaged")
+            raise ValueError(
+                "to_tiles: got a block scale with its sign bit set, wanted scales >= 0; the bytes are damaged"
+            )
         return layouts.to_tiles(packed, scale)
 
     def from_tiles(self, tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from nvfp4.backends import Desc
 
 
 def run_python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, check=False
     )
 
@@ -74,7 +74,11 @@ def test_forcing_what_cannot_serve_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("variables", "code", "wanted"),
     [
-        ({"NVFP4_BACKEND": "reference"}, "print(nvfp4.backends.explain(nvfp4.backends.Desc('linear')).choice)", "reference"),
+        (
+            {"NVFP4_BACKEND": "reference"},
+            "print(nvfp4.backends.explain(nvfp4.backends.Desc('linear')).choice)",
+            "reference",
+        ),
         ({"NVFP4_CPU_ISA": "portable"}, "print(nvfp4.backends.BACKENDS['cpu'].isa)", "portable"),
         ({"NVFP4_NUM_THREADS": "1"}, "print(nvfp4.env.num_threads())", "1"),
     ],

@@ -13,7 +13,7 @@ from nvfp4 import NVFP4Tensor
 
 
 def _raw(t: torch.Tensor) -> bytes:
-    """The bytes without a torch kernel: those may start OpenMP threads, which hangs a forked child of its own accord."""
+    """The bytes without a torch kernel: those may start OpenMP threads, which hangs a forked child."""
     return t.view(torch.uint8).numpy().tobytes()
 
 
