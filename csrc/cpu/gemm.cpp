@@ -15,12 +15,17 @@
 namespace nvfp4::cpu {
 namespace {
 
-// Tokens that go through the weights together: bounds the scratch, a multiple of every block width.
-constexpr int64_t kTokensAtOnce = 512;
+// Tokens that go through the weights together at most: bounds the scratch. A multiple of every block width.
+constexpr int64_t kTokensAtOnce = 256;
 // Tiles decoded at a time, for W4A4 and W4A16: with a block of tokens they stay in a 32 KiB first-level cache.
 constexpr int64_t kChunkTiles = 8;
 constexpr int64_t kFloatChunkTiles = 4;
 constexpr int64_t kLineBytes = 64;
+// Panels that take turns at a chunk, so that its tokens, when they are too many for the second-level cache with all
+// their columns, are read from the third level once for all of these panels. With few tokens it would only scatter the
+// reading.
+constexpr int64_t kPanelsTogether = 8;
+constexpr int64_t kTokensForTogether = 64;
 
 void check_global_scales(const char* whose, const float* scales, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
@@ -76,6 +81,14 @@ struct Pass {
   uint8_t* block(int64_t first_tile, int64_t token) const {
     return blocks + (first_tile * token_count + chunk_size(first_tile) * token) * tile_bytes();
   }
+  const uint8_t* tiles(int64_t panel, int64_t tile) const {
+    return problem.b_tiles + (panel * tile_columns + tile) * kTileBytes;
+  }
+  int rows(int64_t panel) const { return static_cast<int>(std::min(kTileRows, problem.n - panel * kTileRows)); }
+  int64_t sums_per_token() const { return wide() ? 2 * kTileRows : kTileRows; }  // W4A16 has two chains
+  void write(int64_t panel, int64_t token, const float* sums) const {
+    write_outputs(problem, kernels, first_token + token, width(token), panel * kTileRows, rows(panel), sums);
+  }
   float* float_block(int64_t first_tile, int64_t token) const {
     return reinterpret_cast<float*>(block(first_tile, token));
   }
@@ -105,7 +118,8 @@ void prepare_tokens(const Pass& pass, int threads) {
   });
 }
 
-void stream_panel(const Pass& pass, const uint8_t* tiles, int64_t first_row, int rows) {
+void stream_panel(const Pass& pass, int64_t panel) {
+  const uint8_t* tiles = pass.tiles(panel, 0);
   for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
     alignas(64) float sums[kMaxTokens * kTileRows] = {};
     const int width = pass.width(token);
@@ -114,7 +128,7 @@ void stream_panel(const Pass& pass, const uint8_t* tiles, int64_t first_row, int
     } else {
       pass.kernels.stream(tiles, pass.tile_columns, pass.block(0, token), width, sums);
     }
-    write_outputs(pass.problem, pass.kernels, pass.first_token + token, width, first_row, rows, sums);
+    pass.write(panel, token, sums);
   }
 }
 
@@ -125,47 +139,56 @@ const uint8_t* prefetch(const uint8_t* data, int64_t lines) {
   return data + lines * kLineBytes;
 }
 
-// Each chunk of the panel is decoded once and meets all tokens. W4A4 keeps one running sum an output, W4A16 two chains.
-void decode_panel(const Pass& pass, const uint8_t* tiles, int64_t first_row, int rows, Scratch& scratch) {
-  const int64_t group_bytes = pass.wide() ? kFloatPanelGroup * int64_t{sizeof(float)} : kPanelGroupBytes;
-  const int64_t panel_bytes = pass.chunk_tiles * kTileGroups * group_bytes;
-  const int64_t sums_per_token = pass.wide() ? 2 * kTileRows : kTileRows;
-  const int64_t sum_count = pass.token_count * sums_per_token;
-  uint8_t* panel = scratch.reserve(panel_bytes + sum_count * int64_t{sizeof(float)});
-  float* float_panel = reinterpret_cast<float*>(panel);
-  float* sums = reinterpret_cast<float*>(panel + panel_bytes);
-  std::fill_n(sums, sum_count, 0.0f);
-  const int64_t lines_per_block =
-      ceil_div(pass.chunk_tiles * kTileBytes / kLineBytes, ceil_div(pass.token_count, pass.tokens()));
-  for (int64_t tile = 0; tile < pass.tile_columns; tile += pass.chunk_tiles) {
-    const int64_t count = pass.chunk_size(tile);
+// Decodes one chunk of a panel and adds its products with all tokens to `sums`; `next` is what will be decoded after
+// it.
+void add_chunk(const Pass& pass, int64_t panel, int64_t tile, const uint8_t* next, uint8_t* decoded, float* sums) {
+  const int64_t count = pass.chunk_size(tile);
+  float* decoded_floats = reinterpret_cast<float*>(decoded);
+  if (pass.wide()) {
+    pass.float_kernels.decode(pass.tiles(panel, tile), count, decoded_floats);
+  } else {
+    pass.kernels.decode(pass.tiles(panel, tile), count, decoded);
+  }
+  const int64_t lines = ceil_div(pass.chunk_tiles * kTileBytes / kLineBytes, ceil_div(pass.token_count, pass.tokens()));
+  for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
+    next = prefetch(next, lines);
+    const int width = pass.width(token);
+    float* block_sums = sums + token * pass.sums_per_token();
     if (pass.wide()) {
-      pass.float_kernels.decode(tiles + tile * kTileBytes, count, float_panel);
+      pass.float_kernels.panel(decoded_floats, count * kTileGroups, pass.float_block(tile, token), width, block_sums);
     } else {
-      pass.kernels.decode(tiles + tile * kTileBytes, count, panel);
-    }
-    const uint8_t* next = tiles + (tile + count) * kTileBytes;
-    for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
-      next = prefetch(next, lines_per_block);
-      const int width = pass.width(token);
-      float* block_sums = sums + token * sums_per_token;
-      if (pass.wide()) {
-        pass.float_kernels.panel(float_panel, count * kTileGroups, pass.float_block(tile, token), width, block_sums);
-      } else {
-        pass.kernels.panel(panel, count * kTileGroups, pass.block(tile, token), width, block_sums);
-      }
+      pass.kernels.panel(decoded, count * kTileGroups, pass.block(tile, token), width, block_sums);
     }
   }
+}
+
+void finish_panel(const Pass& pass, int64_t panel, float* sums) {
   if (pass.wide()) {
     for (int64_t i = 0; i < pass.token_count * kTileRows; ++i) {
-      const float* even = sums + i / kTileRows * sums_per_token + i % kTileRows;
+      const float* even = sums + i / kTileRows * pass.sums_per_token() + i % kTileRows;
       sums[i] = even[0] + even[kTileRows];
     }
   }
   for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
-    write_outputs(pass.problem, pass.kernels, pass.first_token + token, pass.width(token), first_row, rows,
-                  sums + token * kTileRows);
+    pass.write(panel, token, sums + token * kTileRows);
   }
+}
+
+void decode_panels(const Pass& pass, int64_t first_panel, int64_t panel_count, Scratch& scratch) {
+  const int64_t group_bytes = pass.wide() ? kFloatPanelGroup * int64_t{sizeof(float)} : kPanelGroupBytes;
+  const int64_t decoded_bytes = pass.chunk_tiles * kTileGroups * group_bytes;
+  const int64_t sum_count = pass.token_count * pass.sums_per_token();
+  uint8_t* decoded = scratch.reserve(decoded_bytes + panel_count * sum_count * int64_t{sizeof(float)});
+  float* sums = reinterpret_cast<float*>(decoded + decoded_bytes);
+  std::fill_n(sums, panel_count * sum_count, 0.0f);
+  for (int64_t tile = 0; tile < pass.tile_columns; tile += pass.chunk_tiles) {
+    for (int64_t i = 0; i < panel_count; ++i) {
+      const bool last = i + 1 == panel_count;
+      const uint8_t* next = pass.tiles(first_panel + (last ? 0 : i + 1), tile + (last ? pass.chunk_size(tile) : 0));
+      add_chunk(pass, first_panel + i, tile, next, decoded, sums + i * sum_count);
+    }
+  }
+  for (int64_t i = 0; i < panel_count; ++i) finish_panel(pass, first_panel + i, sums + i * sum_count);
 }
 
 void run_pass(const Pass& pass, int threads) {
@@ -176,15 +199,13 @@ void run_pass(const Pass& pass, int threads) {
   const int64_t grain = std::max<int64_t>(1, 10000 / panel_ns);
   parallel_for(panels, threads, grain, [&](int64_t begin, int64_t end) {
     thread_local Scratch scratch;
-    for (int64_t p = begin; p < end; ++p) {
-      const uint8_t* tiles = pass.problem.b_tiles + p * pass.tile_columns * kTileBytes;
-      const int64_t first_row = p * kTileRows;
-      const int rows = static_cast<int>(std::min(kTileRows, pass.problem.n - first_row));
-      if (dispatch::decodes_panels(pass.path)) {
-        decode_panel(pass, tiles, first_row, rows, scratch);
-      } else {
-        stream_panel(pass, tiles, first_row, rows);
+    if (dispatch::decodes_panels(pass.path)) {
+      const int64_t together = pass.token_count >= kTokensForTogether ? kPanelsTogether : 1;
+      for (int64_t panel = begin; panel < end; panel += together) {
+        decode_panels(pass, panel, std::min(together, end - panel), scratch);
       }
+    } else {
+      for (int64_t panel = begin; panel < end; ++panel) stream_panel(pass, panel);
     }
   });
 }
@@ -204,8 +225,11 @@ void gemm(const GemmProblem& problem, int threads) {
   const int64_t panel_chunk = wide ? kFloatChunkTiles : kChunkTiles;
   const int64_t chunk_tiles = dispatch::decodes_panels(path) ? panel_chunk : tile_columns;
   thread_local Scratch activations;
-  for (int64_t first = 0; first < problem.m; first += kTokensAtOnce) {
-    const int64_t token_count = std::min(kTokensAtOnce, problem.m - first);
+  // Passes of equal length: 257 tokens are better 136 and 121 than 256 and 1.
+  const int64_t passes = ceil_div(problem.m, kTokensAtOnce);
+  const int64_t step = round_up(ceil_div(problem.m, passes), kMaxTokens);
+  for (int64_t first = 0; first < problem.m; first += step) {
+    const int64_t token_count = std::min(step, problem.m - first);
     Pass pass{problem, kernels, float_kernels, path, first, token_count, tile_columns, chunk_tiles, nullptr};
     pass.blocks = activations.reserve(token_count * tile_columns * pass.tile_bytes());
     run_pass(pass, threads);

@@ -270,7 +270,8 @@ int run_gemm_tests() {
   }
   test_case({3, 700, 2048, DType::kBFloat16, true, true, false}, 1000);  // enough work for a second thread
   test_case({1, 1500, 2064, DType::kFloat16, false, false, true}, 1001);
+  test_case({70, 300, 80, DType::kFloat32, true, false, false}, 1002);  // more panels than take turns at once
   test_bad_arguments();
-  std::printf("gemm: %d cases, %d failures\n", cases + 2, failures);
+  std::printf("gemm: %d cases, %d failures\n", cases + 3, failures);
   return failures;
 }
