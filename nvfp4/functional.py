@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nvfp4 import ops as _registered  # noqa: F401  (importing it registers torch.ops.nvfp4)
+from nvfp4 import ops
 from nvfp4.checks import check_choice
 from nvfp4.layout import LAYOUTS
 from nvfp4.reference import Granularity, Scheme
@@ -173,7 +173,7 @@ def linear(
     mode: str = granularity if input_global_scale is None else "static"
     if activations is None:
         mode = "none"
-    return _one(
-        _ops.linear, x, weight.packed, _bytes(weight.scale), weight.global_scale, input_global_scale, bias,
+    return ops.linear(
+        x, weight.packed, _bytes(weight.scale), weight.global_scale, input_global_scale, bias,
         weight.shape[0], weight.layout, mode,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from nvfp4 import layout as layouts
 from nvfp4.backends import Desc, select
 from nvfp4.formats import GROUP_SIZE
 
-__all__ = ["OP_NAMES"]
+__all__ = ["OP_NAMES", "linear"]
 
 _lib = torch.library.Library("nvfp4", "DEF")
 _pt2_tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
@@ -217,10 +217,6 @@ def _linear_autograd(
             x, bias, weight, weight_scale, weight_global_scale, input_global_scale, *args
         )
         return result
-    if type(x) is Tensor and not torch._C._len_torch_dispatch_stack():
-        # Nothing between autograd and the kernel wants to see this call: no fake or functional tensor, no mode.
-        # Going through the dispatcher a second time would cost as much as the rest of the call.
-        return _linear(x, weight, weight_scale, weight_global_scale, input_global_scale, bias, *args)
     with torch._C._AutoDispatchBelowAutograd():
         y: Tensor = _linear_op(x, weight, weight_scale, weight_global_scale, input_global_scale, bias, *args)
     return y
@@ -256,6 +252,44 @@ def _linear_autocast(x: Tensor, *args: Any) -> Tensor:
 
 for _key in ("AutocastCPU", "AutocastCUDA"):
     _lib.impl("linear", _linear_autocast, _key)
+
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    weight_global_scale: Tensor,
+    input_global_scale: Tensor | None,
+    bias: Tensor | None,
+    out_features: int,
+    layout: str,
+    activations: str,
+) -> Tensor:
+    """`torch.ops.nvfp4.linear`, without the dispatcher where nobody but the kernel would see the call.
+
+    The dispatcher converts nine arguments to C++ and back, which costs more than all the rest of a call at M = 1. It is
+    needed for gradients, autocast, tensor subclasses, modes, function transforms, tracing, compiling and the profiler.
+    """
+    grad = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
+    if (
+        grad
+        or type(x) is not Tensor
+        or torch.compiler.is_compiling()
+        or torch._C._is_any_autocast_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd.profiler._is_profiler_enabled
+    ):
+        y: Tensor = _linear_op(
+            x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
+        )
+        return y
+    return _linear(
+        x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
+    )
+
 
 # --- byte layouts ---------------------------------------------------------------------------------------------------
 

@@ -141,15 +141,14 @@ def _finish(acc: Tensor, scale: Tensor, bias: Tensor | None, out_dtype: torch.dt
     return y.to(out_dtype)
 
 
-def _product(a: Tensor, b: NVFP4Tensor) -> Tensor:
-    """a [..., K] times the unscaled b [N, K] transposed, in float64."""
-    return a.double() @ unscaled(b).double().T
-
-
 def matmul(
     a: NVFP4Tensor, b: NVFP4Tensor, bias: Tensor | None = None, out_dtype: torch.dtype = torch.bfloat16
 ) -> Tensor:
-    """y = alpha * sum_blocks (s_a * s_b) sum_16 q_a * q_b + bias, summed in float64, finished in float32.
+    """y = alpha * sum_blocks (s_a * s_b) sum_16 q_a * q_b + bias: one float32 running sum over the blocks, ascending.
+
+    A block's term has at most 20 significant bits (12 of the doubled codes' dot product, 4 of each scale), so it is
+    exact in float32 however its 16 products are added; the running sum rounds, once a block, and its order defines the
+    bits. Hardware that adds in another order agrees where every partial sum is representable.
 
     Args:
         a: [..., K] activations.
@@ -160,10 +159,14 @@ def matmul(
     Returns:
         [..., N].
     """
-    scale = alpha(a.global_scale, b.global_scale.flatten())
-    return _finish(_product(unscaled(a), b), scale, bias, out_dtype)
+    x, w = unscaled(a), unscaled(b)
+    acc = torch.zeros((*x.shape[:-1], w.shape[0]), device=x.device)
+    for k in range(0, x.shape[-1], GROUP_SIZE):
+        acc += x[..., k : k + GROUP_SIZE] @ w[:, k : k + GROUP_SIZE].T
+    return _finish(acc, alpha(a.global_scale, b.global_scale.flatten()), bias, out_dtype)
 
 
 def linear(x: Tensor, weight: NVFP4Tensor, bias: Tensor | None = None) -> Tensor:
-    """W4A16: x [..., K] in its own dtype times the exact weight values; the result has x's dtype."""
-    return _finish(_product(x, weight), alpha(weight.global_scale.flatten()), bias, x.dtype)
+    """W4A16: x [..., K] in its own dtype times the exact weight values, summed in float64; the result has x's dtype."""
+    acc = x.double() @ unscaled(weight).double().T
+    return _finish(acc, alpha(weight.global_scale.flatten()), bias, x.dtype)

@@ -154,7 +154,7 @@ class CpuBackend(Backend):
         tiles = weight if layout == "n16k64" else self._tiles(weight, weight_scale, layout)
         dtype = x.dtype
         k = x.shape[-1]
-        out = x.new_empty((*x.shape[:-1], out_features))
+        out = torch.empty((*x.shape[:-1], out_features), dtype=dtype)
         x, m, stride = _rows(x)
         bias_ptr, bias_dtype = (0, 0) if bias is None else (bias.data_ptr(), _DTYPE[bias.dtype])
         per_row = weight_global_scale.dim() > 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from nvfp4 import functional
+from nvfp4 import functional, ops
 from nvfp4.backends import Desc, explain
 from nvfp4.checks import FLOATS
 from nvfp4.formats import GROUP_SIZE, ZERO_BLOCK_SCALE, check_group_multiple
@@ -20,7 +20,6 @@ from nvfp4.tensor import NVFP4Tensor
 
 __all__ = ["NVFP4Linear"]
 
-_linear = torch.ops.nvfp4.linear.default
 
 
 def _frozen(tensor: Tensor) -> Parameter:
@@ -114,7 +113,7 @@ class NVFP4Linear(nn.Linear):
         Raises:
             TypeError, ValueError: x has another dtype, K or device.
         """
-        # Tiles are padded along K, so only the module can tell a K that is nearly right.
+        # Said here in the module's words; the op would speak of tiles.
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"NVFP4Linear: got x of shape {tuple(x.shape)}, wanted [..., {self.in_features}]")
         held = self._parameters
@@ -124,11 +123,10 @@ class NVFP4Linear(nn.Linear):
             weight, scale = held["weight_prepared"], held["weight_prepared_scale"]
         input_scale = held["input_global_scale"]
         mode = "none" if self.activations is None else "row" if input_scale is None else "static"
-        result: Tensor = _linear(
-            x, weight, scale, held["weight_global_scale"], input_scale, held["bias"], self.out_features, self.layout,
-            mode,
+        return ops.linear(
+            x, weight, scale, held["weight_global_scale"],  # type: ignore[arg-type]
+            input_scale, held["bias"], self.out_features, self.layout, mode,
         )  # fmt: skip
-        return result
 
     # --- what others see --------------------------------------------------------------------------------------------
 
