@@ -166,24 +166,43 @@ _linear_op = torch.ops.nvfp4.linear.default
 _dequantize_op = torch.ops.nvfp4.dequantize.default
 
 
+def _plain_eager(x: Tensor) -> bool:
+    """Whether nobody but the kernel would see a call: no subclass, mode, transform, trace, autocast or profiler."""
+    return (
+        type(x) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._is_any_autocast_enabled()
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
+        and not torch.autograd.profiler._is_profiler_enabled
+    )
+
+
+def _below_autograd(x: Tensor, *args: Any) -> Tensor:
+    if _plain_eager(x):
+        # A second pass through the dispatcher would cost as much as the rest of the call.
+        return _linear(x, *args)
+    with torch._C._AutoDispatchBelowAutograd():
+        y: Tensor = _linear_op(x, *args)
+    return y
+
+
+def _wants_gradient(x: Tensor, bias: Tensor | None) -> bool:
+    # The dispatcher lets None through for a tensor; the checks further down refuse it with a message.
+    wants = (x is not None and x.requires_grad) or (bias is not None and bias.requires_grad)
+    return wants and torch.is_grad_enabled()
+
+
 class _LinearFunction(torch.autograd.Function):
     """Straight-through: the gradient of x is grad_y @ the dequantised weight. No activation is saved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
         weight, weight_scale, weight_global_scale, input_global_scale, out_features, layout, activations = args
-        with torch._C._AutoDispatchBelowAutograd():
-            y: Tensor = _linear_op(
-                x,
-                weight,
-                weight_scale,
-                weight_global_scale,
-                input_global_scale,
-                bias,
-                out_features,
-                layout,
-                activations,
-            )
+        y = _below_autograd(
+            x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
+        )
         ctx.save_for_backward(weight, weight_scale, weight_global_scale)
         ctx.shape, ctx.layout, ctx.dtype = (out_features, x.shape[-1]), layout, x.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
@@ -210,16 +229,12 @@ def _linear_autograd(
     bias: Tensor | None,
     *args: Any,
 ) -> Tensor:
-    # The dispatcher lets None through for a tensor; the checks further down refuse it with a message.
-    wants = (x is not None and x.requires_grad) or (bias is not None and bias.requires_grad)
-    if wants and torch.is_grad_enabled():
+    if _wants_gradient(x, bias):
         result: Tensor = _LinearFunction.apply(  # type: ignore[no-untyped-call]
             x, bias, weight, weight_scale, weight_global_scale, input_global_scale, *args
         )
         return result
-    with torch._C._AutoDispatchBelowAutograd():
-        y: Tensor = _linear_op(x, weight, weight_scale, weight_global_scale, input_global_scale, bias, *args)
-    return y
+    return _below_autograd(x, weight, weight_scale, weight_global_scale, input_global_scale, bias, *args)
 
 
 _lib.impl("linear", _linear_autograd, "Autograd")
@@ -254,7 +269,6 @@ for _key in ("AutocastCPU", "AutocastCUDA"):
     _lib.impl("linear", _linear_autocast, _key)
 
 
-
 def linear(
     x: Tensor,
     weight: Tensor,
@@ -268,27 +282,13 @@ def linear(
 ) -> Tensor:
     """`torch.ops.nvfp4.linear`, without the dispatcher where nobody but the kernel would see the call.
 
-    The dispatcher converts nine arguments to C++ and back, which costs more than all the rest of a call at M = 1. It is
-    needed for gradients, autocast, tensor subclasses, modes, function transforms, tracing, compiling and the profiler.
+    The dispatcher converts nine arguments to C++ and back, which costs as much as all the rest of a call at M = 1.
     """
-    grad = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
-    if (
-        grad
-        or type(x) is not Tensor
-        or torch.compiler.is_compiling()
-        or torch._C._is_any_autocast_enabled()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-        or torch.autograd.profiler._is_profiler_enabled
-    ):
-        y: Tensor = _linear_op(
-            x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
-        )
+    args = (weight, weight_scale, weight_global_scale, input_global_scale)
+    if not _plain_eager(x):
+        y: Tensor = _linear_op(x, *args, bias, out_features, layout, activations)
         return y
-    return _linear(
-        x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
-    )
+    return _linear_autograd(x, *args, bias, out_features, layout, activations)
 
 
 # --- byte layouts ---------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ __all__ = ["Probes"]
 _READ, _DOT = "probe read", "probe dot"
 _MATMUL = {"probe matmul fp32": torch.float32, "probe matmul bf16": torch.bfloat16}
 _READ_BYTES = 48 << 20
-_DOT_ITERATIONS = 400  # of 2^18 multiply-adds: some milliseconds
+_DOT_ITERATIONS = 3200  # of 2^16 multiply-adds a thread: some milliseconds
 _MATMUL_SIZE = 384
 
 
