@@ -21,7 +21,6 @@ from nvfp4.tensor import NVFP4Tensor
 __all__ = ["NVFP4Linear"]
 
 
-
 def _frozen(tensor: Tensor) -> Parameter:
     return Parameter(tensor, requires_grad=False)
 
