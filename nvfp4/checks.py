@@ -103,7 +103,8 @@ def check_quantize(x: Tensor, global_scale: Tensor | None, granularity: str, sch
     if scheme == "compressed-tensors" and granularity == "row":
         raise ValueError("quantize: the scheme compressed-tensors has one global scale a tensor, got granularity 'row'")
     if global_scale is not None:
-        _global_scale("quantize: global_scale", global_scale, x, x.shape[:-1])
+        per_row = None if scheme == "compressed-tensors" else x.shape[:-1]
+        _global_scale("quantize: global_scale", global_scale, x, per_row)
 
 
 def _operand(what: str, packed: Tensor, scale: Tensor, shape: Sequence[int], layout: str) -> None:
@@ -184,11 +185,21 @@ def check_linear(
     """
     if (
         layout == "n16k64"
-        and not (x is None or weight is None or weight_scale is None or weight_global_scale is None)
+        and type(out_features) is int
+        and isinstance(x, Tensor)
+        and isinstance(weight, Tensor)
+        and isinstance(weight_scale, Tensor)
+        and isinstance(weight_global_scale, Tensor)
         and x.dtype in FLOATS
         and x.dim()
         and (
-            (activations == "static" and input_global_scale.shape == (1,) and input_global_scale.dtype is torch.float32)
+            (
+                activations == "static"
+                and isinstance(input_global_scale, Tensor)
+                and input_global_scale.shape == (1,)
+                and input_global_scale.dtype is torch.float32
+                and input_global_scale.device == x.device
+            )
             if input_global_scale is not None
             else activations in ("row", "tensor", "none")
         )

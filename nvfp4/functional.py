@@ -34,7 +34,14 @@ def _one(op: Any, *args: object) -> Tensor:
     return result
 
 
+def _plain_tensor(name: str, x: Tensor) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: got {type(x).__name__}, wanted a torch.Tensor")
+    return x
+
+
 def _bytes(scale: Tensor) -> Tensor:
+    _plain_tensor("scale", scale)
     return scale.view(torch.uint8) if scale.dtype == torch.float8_e4m3fn else scale
 
 
@@ -66,6 +73,7 @@ def quantize(
         TypeError: x is not one of the three dtypes.
         ValueError: K is no multiple of 16, a given global scale is not positive and finite, or an unknown choice.
     """
+    _plain_tensor("quantize: x", x)
     packed, scale, out_scale = _ops.quantize.default(x, global_scale, granularity, scheme, layout)
     return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), out_scale, tuple(x.shape), layout)
 
@@ -163,6 +171,7 @@ def linear(
     Raises:
         TypeError, ValueError: as `matmul`; and an input_global_scale without activations.
     """
+    _plain_tensor("linear: x", x)
     _as_tensor("linear: weight", weight)
     if len(weight.shape) != 2 or x.dim() == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(

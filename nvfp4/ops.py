@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
+from torch.autograd import forward_ad
 
 from nvfp4 import checks
 from nvfp4 import layout as layouts
@@ -166,13 +167,29 @@ _linear_op = torch.ops.nvfp4.linear.default
 _dequantize_op = torch.ops.nvfp4.dequantize.default
 
 
+def _keys(x: Tensor) -> int:
+    keys: int = torch._C._dispatch_keys(x).raw_repr()
+    return keys
+
+
+def _plain_keys() -> frozenset[int]:
+    with torch.inference_mode():
+        inference = _keys(torch.empty(0, device="cpu"))
+    return frozenset((inference, _keys(torch.empty(0, device="cpu"))))
+
+
+_PLAIN_KEYS = _plain_keys()
+
+
 def _plain_eager(x: Tensor) -> bool:
-    """Whether nobody but the kernel would see a call: no subclass, mode, transform, trace, autocast or profiler."""
+    """Whether nobody but a CPU kernel would see a call: no subclass, mode, transform, trace, autocast or profiler."""
     return (
-        type(x) is Tensor
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
+        and isinstance(x, Tensor)
+        and _keys(x) in _PLAIN_KEYS  # neither subclasses nor lazy negation, sparse, zero or wrapped tensors
         and not torch._C._is_any_autocast_enabled()
         and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._get_tracing_state() is None
         and not torch.autograd.profiler._is_profiler_enabled
@@ -191,32 +208,49 @@ def _below_autograd(x: Tensor, *args: Any) -> Tensor:
 def _wants_gradient(x: Tensor, bias: Tensor | None) -> bool:
     # The dispatcher lets None through for a tensor; the checks further down refuse it with a message.
     wants = (x is not None and x.requires_grad) or (bias is not None and bias.requires_grad)
-    return wants and torch.is_grad_enabled()
+    return (wants and torch.is_grad_enabled()) or forward_ad._current_level >= 0
 
 
 class _LinearFunction(torch.autograd.Function):
     """Straight-through: the gradient of x is grad_y @ the dequantised weight. No activation is saved."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
+    def forward(x: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
         weight, weight_scale, weight_global_scale, input_global_scale, out_features, layout, activations = args
-        y = _below_autograd(
+        return _below_autograd(
             x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
         )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, bias, weight, weight_scale, weight_global_scale, _, out_features, layout, _ = inputs
         ctx.save_for_backward(weight, weight_scale, weight_global_scale)
+        ctx.save_for_forward(weight, weight_scale, weight_global_scale)
         ctx.shape, ctx.layout, ctx.dtype = (out_features, x.shape[-1]), layout, x.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
-        return y
+
+    @staticmethod
+    def _weight(ctx: Any) -> Tensor:
+        w: Tensor = _dequantize_op(*ctx.saved_tensors, ctx.shape, ctx.layout, ctx.dtype)
+        return w
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor | None, bias: Tensor | None, *_: Any) -> Tensor | None:
+        tangent = None if x is None else x @ _LinearFunction._weight(ctx).T
+        if bias is None:
+            return tangent
+        bias = bias.to(ctx.dtype)
+        return bias if tangent is None else tangent + bias
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_x = grad_bias = None
         if ctx.needs_input_grad[0]:
-            weight, weight_scale, weight_global_scale = ctx.saved_tensors
-            w = _dequantize_op(weight, weight_scale, weight_global_scale, ctx.shape, ctx.layout, ctx.dtype)
-            grad_x = grad @ w
+            grad_x = grad @ _LinearFunction._weight(ctx)
         if ctx.needs_input_grad[1]:
-            grad_bias = grad.reshape(-1, ctx.shape[0]).sum(dim=0).to(ctx.bias_dtype)
+            grad_bias = grad.reshape(grad.shape[:-1].numel(), ctx.shape[0]).sum(dim=0).to(ctx.bias_dtype)
         return (grad_x, grad_bias, *(None,) * 7)
 
 
@@ -250,7 +284,19 @@ def _without_gradient(op: Any) -> Callable[..., Any]:
     return run
 
 
-for _name in ("quantize", "dequantize", "matmul"):
+def _matmul_autograd(*args: Any) -> Any:
+    bias = args[6]
+    if bias is not None and bias.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "matmul: got a bias that requires grad, wanted one that does not: a product of codes has no gradient; use "
+            "nvfp4.linear, or pass bias.detach()"
+        )
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.nvfp4.matmul.default(*args)
+
+
+_lib.impl("matmul", _matmul_autograd, "Autograd")
+for _name in ("quantize", "dequantize"):
     _lib.impl(_name, _without_gradient(getattr(torch.ops.nvfp4, _name).default), "Autograd")
 
 _AUTOCAST_KEYS = DispatchKeySet(DispatchKey.AutocastCPU) | DispatchKeySet(DispatchKey.AutocastCUDA)
@@ -258,7 +304,7 @@ _AUTOCAST_KEYS = DispatchKeySet(DispatchKey.AutocastCPU) | DispatchKeySet(Dispat
 
 def _linear_autocast(x: Tensor, *args: Any) -> Tensor:
     """Autocast changes x only: bytes and scales have no other precision, and the bias is added in float32."""
-    if x is not None and x.dtype == torch.float32:
+    if x is not None and x.dtype in checks.FLOATS:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
         y: Tensor = _linear_op(x, *args)
@@ -285,7 +331,13 @@ def linear(
     The dispatcher converts nine arguments to C++ and back, which costs as much as all the rest of a call at M = 1.
     """
     args = (weight, weight_scale, weight_global_scale, input_global_scale)
-    if not _plain_eager(x):
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        # torch.func's transforms take a Function only here: below the dispatcher it is too late for them.
+        transformed: Tensor = _LinearFunction.apply(  # type: ignore[no-untyped-call]
+            x, bias, *args, out_features, layout, activations
+        )
+        return transformed
+    if not _plain_eager(x) or not (bias is None or isinstance(bias, Tensor)):
         y: Tensor = _linear_op(x, *args, bias, out_features, layout, activations)
         return y
     return _linear_autograd(x, *args, bias, out_features, layout, activations)

@@ -6,6 +6,7 @@ Formulas: compressed-tensors 0.20 (`calculate_qparams`, `generate_gparam`, `cast
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -134,6 +135,13 @@ def alpha(*global_scales: Tensor) -> Tensor:
     return (1.0 / product).float()
 
 
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast inside: it would round the terms."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def _finish(acc: Tensor, scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Tensor:
     y = acc.float() * scale
     if bias is not None:
@@ -160,13 +168,15 @@ def matmul(
         [..., N].
     """
     x, w = unscaled(a), unscaled(b)
-    acc = torch.zeros((*x.shape[:-1], w.shape[0]), device=x.device)
-    for k in range(0, x.shape[-1], GROUP_SIZE):
-        acc += x[..., k : k + GROUP_SIZE] @ w[:, k : k + GROUP_SIZE].T
+    acc = torch.zeros((*x.shape[:-1], w.shape[0]), dtype=torch.float32, device=x.device)
+    with _full_precision(x.device):
+        for k in range(0, x.shape[-1], GROUP_SIZE):
+            acc += x[..., k : k + GROUP_SIZE] @ w[:, k : k + GROUP_SIZE].T
     return _finish(acc, alpha(a.global_scale, b.global_scale.flatten()), bias, out_dtype)
 
 
 def linear(x: Tensor, weight: NVFP4Tensor, bias: Tensor | None = None) -> Tensor:
     """W4A16: x [..., K] in its own dtype times the exact weight values, summed in float64; the result has x's dtype."""
-    acc = x.double() @ unscaled(weight).double().T
+    with _full_precision(x.device):
+        acc = x.double() @ unscaled(weight).double().T
     return _finish(acc, alpha(weight.global_scale.flatten()), bias, x.dtype)

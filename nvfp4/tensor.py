@@ -132,7 +132,7 @@ class NVFP4Tensor:
                 were made.
         """
         scales = self.scale.view(torch.uint8)
-        nan, negative = int(((scales & 0x7F) == 0x7F).sum()), int((scales > 0x80).sum())
+        nan, negative = int(((scales & 0x7F) == 0x7F).sum()), int((scales >= 0x80).sum())
         if nan or negative:
             raise ValueError(
                 f"NVFP4Tensor.scale: got {nan} NaN and {negative} negative block scales among {scales.numel()}, wanted "

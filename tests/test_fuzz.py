@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor
 
 import nvfp4
 from helpers import FLOATS, exact_operand, outliers, same_bits
-from nvfp4 import backends, reference
+from nvfp4 import backends, ops, reference
 from test_ops import samples
 
 MALFORMED_CALLS = 12_000
@@ -103,3 +104,44 @@ def test_malformed_calls_end_in_a_clean_exception(rng: random.Random) -> None:
             refused += 1
     assert "" not in messages
     print(f"{refused} malformed calls refused")
+
+
+def public_calls() -> list[tuple[Callable[..., Any], list[Any], dict[str, Any]]]:
+    """What a user calls, with good arguments to damage: functions and a prepared module, by the eager path."""
+    x, bias, scale = torch.randn(4, 64), torch.randn(48), torch.tensor([31.0])
+    w = nvfp4.quantize(torch.randn(48, 64))
+    tiles, a = nvfp4.to_layout(w, "n16k64"), nvfp4.quantize(x, granularity="row")
+    module = nvfp4.prepare(nvfp4.NVFP4Linear.from_linear(torch.nn.Linear(64, 48)))
+    raw = (tiles.packed, tiles.scale.view(torch.uint8), tiles.global_scale)
+    return [
+        (nvfp4.linear, [x, tiles, bias], {"input_global_scale": scale}),
+        (nvfp4.linear, [x, w, None], {"activations": None}),
+        (ops.linear, [x, *raw, None, bias, 48, "n16k64", "row"], {}),
+        (ops.linear, [x, *raw, scale, None, 48, "n16k64", "static"], {}),
+        (module, [x], {}),
+        (nvfp4.matmul, [a, tiles, bias], {"out_dtype": torch.float32}),
+        (nvfp4.quantize, [x, scale, "tensor"], {"scheme": "nvfp4", "layout": "128x4"}),
+        (nvfp4.dequantize, [a, torch.float16], {}),
+        (nvfp4.to_layout, [a, "128x4"], {}),
+        (nvfp4.pack, [torch.zeros(4, 64, dtype=torch.uint8)], {}),
+        (nvfp4.swizzle_scales, [a.scale], {}),
+        (nvfp4.unswizzle_scales, [nvfp4.swizzle_scales(a.scale), 4, 4], {}),
+    ]
+
+
+def test_malformed_public_calls_end_in_a_clean_exception(rng: random.Random) -> None:
+    refused = 0
+    calls = public_calls()
+    for _ in range(12_000):
+        function, args, kwargs = rng.choice(calls)
+        args, kwargs = list(args), dict(kwargs)
+        where = rng.choice([*range(len(args)), *kwargs])
+        target: Any = args if isinstance(where, int) else kwargs
+        target[where] = damaged(target[where], rng)
+        try:
+            function(*args, **kwargs)
+        except CLEAN as error:
+            assert str(error)  # noqa: PT017
+            refused += 1
+    print(f"{refused} malformed public calls refused")
+    assert refused > 6_000

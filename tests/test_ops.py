@@ -108,7 +108,7 @@ def test_autocast_casts_x_only() -> None:
     assert same_bits(y, nvfp4.linear(x.to(torch.bfloat16), w, bias))
     with torch.autocast("cpu", dtype=torch.float16):
         assert nvfp4.linear(x, w).dtype == torch.float16
-        assert nvfp4.linear(x.to(torch.bfloat16), w).dtype == torch.bfloat16
+        assert nvfp4.linear(x.to(torch.bfloat16), w).dtype == torch.float16, "as F.linear does"
     x.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         nvfp4.linear(x, w).sum().backward()
@@ -149,3 +149,88 @@ def test_export_with_a_dynamic_batch() -> None:
     for m in (1, 9):
         x = torch.randn(m, 64)
         assert same_bits(program.module()(x), module(x))
+
+
+def test_torch_func_transforms() -> None:
+    w = nvfp4.to_layout(quantized(48, 64), "n16k64")
+    x, v = torch.randn(3, 64), torch.randn(3, 64)
+    dense = w.dequantize(torch.float32)
+
+    def loss(x: Tensor) -> Tensor:
+        return nvfp4.linear(x, w).sum()
+
+    assert same_bits(torch.func.grad(loss)(x), torch.ones(3, 48) @ dense)
+    value, tangent = torch.func.jvp(lambda x: nvfp4.linear(x, w), (x,), (v,))
+    assert same_bits(value, nvfp4.linear(x, w))
+    assert same_bits(tangent, v @ dense.T)
+    rows = torch.func.vmap(lambda x: nvfp4.linear(x, w))(x)
+    assert same_bits(rows, nvfp4.linear(x, w))
+
+
+def test_forward_mode() -> None:
+    w, x, v = quantized(48, 64), torch.randn(3, 64), torch.randn(3, 64)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, v)
+        tangent = torch.autograd.forward_ad.unpack_dual(nvfp4.linear(dual, w)).tangent
+    assert same_bits(tangent, v @ w.dequantize(torch.float32).T)
+
+
+def test_gradient_without_outputs() -> None:
+    w, bias = nvfp4.quantize(torch.randn(0, 64)), torch.zeros(0, requires_grad=True)
+    nvfp4.linear(torch.randn(3, 64), w, bias).sum().backward()
+    assert bias.grad.shape == (0,)
+
+
+def test_matmul_refuses_a_trainable_bias() -> None:
+    w = quantized(48, 64)
+    with pytest.raises(ValueError, match="no gradient"):
+        nvfp4.matmul(w, w, torch.zeros(48, requires_grad=True))
+    with torch.no_grad():
+        assert nvfp4.matmul(w, w, torch.zeros(48, requires_grad=True)).shape == (48, 48)
+
+
+def test_lazy_negation_and_zero_tensors() -> None:
+    w, x = quantized(48, 64), torch.randn(3, 64)
+    assert same_bits(nvfp4.linear(torch._neg_view(x), w), nvfp4.linear(-x, w))
+    assert not nvfp4.linear(torch._efficientzerotensor(3, 64), w).any()
+
+
+def test_a_default_device_or_dtype_changes_nothing(backend: str) -> None:
+    """Kernels get pointers; an allocation on the user's default device would hand them another device's."""
+    w, x = nvfp4.to_layout(quantized(48, 64), "n16k64"), torch.randn(3, 64)
+    wanted, coded = nvfp4.linear(x, w), nvfp4.quantize(x, granularity="row")
+    with torch.device("meta"):
+        assert same_bits(nvfp4.linear(x, w), wanted)
+        assert nvfp4.quantize(x, granularity="row") == coded
+        assert same_bits(nvfp4.matmul(coded, w, out_dtype=torch.float32), wanted)
+        assert coded.dequantize().device.type == "cpu"
+        assert nvfp4.to_layout(nvfp4.to_layout(w, "128x4"), "n16k64") == w
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert same_bits(nvfp4.matmul(coded, w, out_dtype=torch.float32), wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert same_bits(nvfp4.matmul(coded, w, out_dtype=torch.float32), wanted)
+
+
+def test_modes_and_the_profiler_see_the_op() -> None:
+    w, x, seen = quantized(48, 64), torch.randn(3, 64), []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function: object, types: object, args: tuple = (), kwargs: dict | None = None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        nvfp4.linear(x, w)
+    assert any("nvfp4.linear" in name for name in seen)
+    with torch.profiler.profile() as profile:
+        nvfp4.linear(x, w)
+    assert any(event.key == "nvfp4::linear" for event in profile.key_averages())
+
+
+def test_the_input_scale_must_be_on_the_device() -> None:
+    w = nvfp4.to_layout(quantized(48, 64), "n16k64")
+    with pytest.raises(ValueError, match="is on meta"):
+        nvfp4.linear(torch.randn(3, 64), w, input_global_scale=torch.ones(1, device="meta"))

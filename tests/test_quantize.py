@@ -34,20 +34,29 @@ def test_appendix_a_vector(backend: str) -> None:
         ]  # fmt: skip
 
 
-def test_every_bfloat16_with_every_scale_code() -> None:
-    """All 65,536 bf16 values quantised under each of the 127 block scales: 8.3 million codes a global scale.
+EVERY_BFLOAT16 = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
 
-    A block's scale follows from its amax, so each block of 15 values carries a sixteenth that sets the scale: with G
-    = 6 the scale is e4m3(amax), and amax is the scale's own value.
+
+def test_every_bfloat16_under_every_scale_code() -> None:
+    """Every bf16 value that a block of each of the 126 positive scales can hold: 10 million codes in all.
+
+    A block's scale follows from its amax, so a sixteenth value sets the scale of 15 others: with G = 6 * factor it
+    is e4m3(factor * amax). The core's own tests add NaN, Inf, fp16, float32 and every instruction set.
     """
-    x = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
     for factor in (1.0, 1.1754943508222875):
         for code in range(1, 127):
-            amax = formats.decode_e4m3(torch.tensor([code], dtype=torch.uint8)) / factor
-            values = x[x.float().abs() <= amax.to(torch.bfloat16).float()]
+            amax = (formats.decode_e4m3(torch.tensor([code], dtype=torch.uint8)) / factor).to(torch.bfloat16)
+            values = EVERY_BFLOAT16[EVERY_BFLOAT16.float().abs() <= amax.float()]
             values = torch.cat((values, values.new_zeros(-len(values) % 15))).view(-1, 15)
-            blocks = torch.cat((values, amax.to(torch.bfloat16).expand(len(values), 1)), dim=1)
+            blocks = torch.cat((values, amax.expand(len(values), 1)), dim=1)
             assert_same_on_cpu(blocks, global_scale=torch.tensor([6.0 * factor]))
+
+
+@pytest.mark.parametrize("global_scale", [1e-30, 1.0, 448.0, 1e30])
+def test_every_bfloat16_saturated_infinite_and_nan(global_scale: float) -> None:
+    assert_same_on_cpu(EVERY_BFLOAT16.view(-1, 64), global_scale=torch.tensor([global_scale]))
+    assert_same_on_cpu(EVERY_BFLOAT16.view(-1, 64), granularity="row")
+    assert_same_on_cpu(EVERY_BFLOAT16[torch.randperm(65536)].view(-1, 64), global_scale=torch.tensor([global_scale]))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

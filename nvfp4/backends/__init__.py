@@ -14,6 +14,8 @@ from nvfp4.backends.base import OPS, Backend, Desc
 from nvfp4.backends.calls import kernel_calls, record, reset_kernel_calls
 from nvfp4.backends.cpu import CpuBackend
 from nvfp4.backends.reference import ReferenceBackend
+from nvfp4.checks import ACTIVATIONS, check_choice
+from nvfp4.layout import LAYOUTS
 
 __all__ = [
     "BACKENDS",
@@ -95,8 +97,14 @@ class Explanation:
 def explain(desc: Desc) -> Explanation:
     """Ask every backend about a problem.
 
+    Raises:
+        ValueError: a field of the problem is none of its choices.
+
     >>> print(nvfp4.backends.explain(nvfp4.backends.Desc("linear", device="cpu")))
     """
+    check_choice("explain: op", desc.op, OPS)
+    check_choice("explain: layout", desc.layout, LAYOUTS[:2] if desc.op == "quantize" else LAYOUTS)
+    check_choice("explain: activations", desc.activations, ACTIVATIONS)
     answers = tuple(Answer(name, *backend.supports(desc)) for name, backend in BACKENDS.items())
     allowed = [answer.backend for answer in answers if answer.supported and _forced in ("", answer.backend)]
     return Explanation(desc, answers, allowed[0] if allowed else None, bool(_forced))

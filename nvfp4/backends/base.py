@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["OPS", "Backend", "Desc"]
+from nvfp4.checks import FLOATS
+
+__all__ = ["OPS", "Backend", "Desc", "refused_by_contract"]
 
 OPS = ("quantize", "dequantize", "matmul", "linear", "swizzle_scales", "tiles")
 
@@ -40,6 +42,15 @@ class Desc(NamedTuple):
         if self.op == "quantize" and self.scheme != "nvfp4":
             parts.append(self.scheme)
         return " ".join(parts)
+
+
+def refused_by_contract(desc: Desc) -> str:
+    """Why no backend serves a problem, whatever its kernels: the ops refuse it. Empty when they do not."""
+    if desc.dtype not in FLOATS:
+        return f"{desc.dtype} is none of float32, float16, bfloat16"
+    if desc.op == "quantize" and desc.scheme == "compressed-tensors" and desc.activations == "row":
+        return "the scheme compressed-tensors has one global scale a tensor"
+    return ""
 
 
 class Backend(ABC):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nvfp4 import _C, env
 from nvfp4 import layout as layouts
-from nvfp4.backends.base import Backend, Desc
+from nvfp4.backends.base import Backend, Desc, refused_by_contract
 from nvfp4.backends.calls import record
 from nvfp4.formats import GROUP_SIZE
 
@@ -23,6 +23,9 @@ _DTYPE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _GIVEN_TENSOR, _GIVEN_ROW, _COMPUTE_TENSOR, _COMPUTE_ROW = 0, 1, 2, 3
 _SCHEME = {"nvfp4": 0, "compressed-tensors": 1}
 _SCALE_LAYOUT = {"plain": 0, "128x4": 1}
+
+# Said at every allocation: a default device set by the user must not send a kernel another device's pointers.
+_CPU = torch.device("cpu")
 
 _THREADS = env.num_threads()
 
@@ -54,10 +57,9 @@ class CpuBackend(Backend):
         """Everything on the CPU in float32, float16 and bfloat16."""
         if desc.device != "cpu":
             return False, f"tensors are on {desc.device}, the kernels need the CPU"
-        if desc.dtype not in _DTYPE:
-            return False, f"{desc.dtype} is none of float32, float16, bfloat16"
-        if desc.op == "quantize" and desc.scheme == "compressed-tensors" and desc.activations == "row":
-            return False, "the scheme compressed-tensors has one global scale a tensor"
+        refusal = refused_by_contract(desc)
+        if refusal:
+            return False, refusal
         note = ""
         if desc.op in ("linear", "matmul") and desc.layout != "n16k64":
             note = f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"
@@ -76,14 +78,14 @@ class CpuBackend(Backend):
         groups = k // GROUP_SIZE
         if global_scale is None:
             per_row = granularity == "row"
-            global_scale = torch.empty((*lead, 1) if per_row else (1,), dtype=torch.float32)
+            global_scale = torch.empty((*lead, 1) if per_row else (1,), dtype=torch.float32, device=_CPU)
             mode = _COMPUTE_ROW if per_row else _COMPUTE_TENSOR
         else:
             global_scale = global_scale.contiguous().clone()
             mode = _GIVEN_ROW if global_scale.dim() > 1 else _GIVEN_TENSOR
-        packed = torch.empty((*lead, k // 2), dtype=torch.uint8)
+        packed = torch.empty((*lead, k // 2), dtype=torch.uint8, device=_CPU)
         shape = layouts.swizzled_shape(lead.numel(), groups) if layout == "128x4" else (*lead, groups)
-        scale = torch.empty(shape, dtype=torch.uint8)
+        scale = torch.empty(shape, dtype=torch.uint8, device=_CPU)
         x, rows, stride = _rows(x)
         _kernels.quantize(
             x.data_ptr(), _DTYPE[x.dtype], rows, k, stride, mode, _SCHEME[scheme], _SCALE_LAYOUT[layout],
@@ -99,7 +101,7 @@ class CpuBackend(Backend):
         if layout == "n16k64":
             packed, scale = self.from_tiles(packed, shape[0], shape[1])
             layout = "plain"
-        out = torch.empty(shape, dtype=dtype)
+        out = torch.empty(shape, dtype=dtype, device=_CPU)
         k = shape[-1]
         rows = torch.Size(shape[:-1]).numel()
         packed, scale, global_scale = packed.contiguous(), scale.contiguous(), global_scale.contiguous()
@@ -126,7 +128,7 @@ class CpuBackend(Backend):
         record(f"cpu/{self.isa}/matmul")
         tiles = self._tiles(b_packed, b_scale, layout)
         lead, k = a_packed.shape[:-1], a_packed.shape[-1] * 2
-        out = torch.empty((*lead, n), dtype=out_dtype)
+        out = torch.empty((*lead, n), dtype=out_dtype, device=_CPU)
         a_packed, a_scale = a_packed.contiguous(), a_scale.contiguous()
         a_global_scale, b_global_scale = a_global_scale.contiguous(), b_global_scale.contiguous()
         bias = None if bias is None else bias.contiguous()
@@ -154,7 +156,7 @@ class CpuBackend(Backend):
         tiles = weight if layout == "n16k64" else self._tiles(weight, weight_scale, layout)
         dtype = x.dtype
         k = x.shape[-1]
-        out = torch.empty((*x.shape[:-1], out_features), dtype=dtype)
+        out = torch.empty((*x.shape[:-1], out_features), dtype=dtype, device=_CPU)
         x, m, stride = _rows(x)
         bias_ptr, bias_dtype = (0, 0) if bias is None else (bias.data_ptr(), _DTYPE[bias.dtype])
         per_row = weight_global_scale.dim() > 1
@@ -186,14 +188,14 @@ class CpuBackend(Backend):
 
     def swizzle_scales(self, scale: Tensor) -> Tensor:
         """Padding bytes are zero."""
-        out = torch.empty(layouts.swizzled_shape(*scale.shape), dtype=torch.uint8)
+        out = torch.empty(layouts.swizzled_shape(*scale.shape), dtype=torch.uint8, device=_CPU)
         scale = scale.contiguous()
         _kernels.swizzle_scales(scale.data_ptr(), scale.shape[0], scale.shape[1], out.data_ptr())
         return out
 
     def unswizzle_scales(self, scale: Tensor, rows: int, groups: int) -> Tensor:
         """The rows and groups that are not padding."""
-        out = torch.empty((rows, groups), dtype=torch.uint8)
+        out = torch.empty((rows, groups), dtype=torch.uint8, device=_CPU)
         scale = scale.contiguous()
         _kernels.unswizzle_scales(scale.data_ptr(), rows, groups, out.data_ptr())
         return out
@@ -201,15 +203,15 @@ class CpuBackend(Backend):
     def to_tiles(self, packed: Tensor, scale: Tensor) -> Tensor:
         """The operand of the gemm."""
         n, k = packed.shape[0], packed.shape[1] * 2
-        tiles = torch.empty(layouts.tiles_shape(n, k), dtype=torch.uint8)
+        tiles = torch.empty(layouts.tiles_shape(n, k), dtype=torch.uint8, device=_CPU)
         packed, scale = packed.contiguous(), scale.contiguous()
         _kernels.repack(packed.data_ptr(), scale.data_ptr(), n, k, tiles.data_ptr(), _threads())
         return tiles
 
     def from_tiles(self, tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
         """The plain bytes of tiles."""
-        packed = torch.empty((n, k // 2), dtype=torch.uint8)
-        scale = torch.empty((n, k // GROUP_SIZE), dtype=torch.uint8)
+        packed = torch.empty((n, k // 2), dtype=torch.uint8, device=_CPU)
+        scale = torch.empty((n, k // GROUP_SIZE), dtype=torch.uint8, device=_CPU)
         tiles = tiles.contiguous()
         _kernels.unrepack(tiles.data_ptr(), n, k, packed.data_ptr(), scale.data_ptr(), _threads())
         return packed, scale

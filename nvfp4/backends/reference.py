@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nvfp4 import layout as layouts
 from nvfp4 import reference
-from nvfp4.backends.base import Backend, Desc
+from nvfp4.backends.base import Backend, Desc, refused_by_contract
 from nvfp4.backends.calls import record
 from nvfp4.tensor import NVFP4Tensor
 
@@ -33,7 +33,10 @@ class ReferenceBackend(Backend):
     name = "reference"
 
     def supports(self, desc: Desc) -> tuple[bool, str]:
-        """Everything: plain torch ops."""
+        """All that the ops take: plain torch."""
+        refusal = refused_by_contract(desc)
+        if refusal:
+            return False, refusal
         return True, f"plain torch, {desc.op} by its definition (slow)"
 
     def weight_layout(self) -> str:

@@ -37,6 +37,25 @@ def test_every_op_is_served_on_the_cpu() -> None:
         assert backends.explain(Desc(op)).choice == "cpu"
 
 
+@pytest.mark.parametrize(
+    "desc",
+    [Desc("linear", dtype=torch.float64), Desc("quantize", scheme="compressed-tensors", activations="row")],
+)
+def test_what_the_ops_refuse_nobody_serves(desc: Desc) -> None:
+    explanation = backends.explain(desc)
+    assert explanation.choice is None
+    assert not any(a.supported for a in explanation.answers)
+
+
+@pytest.mark.parametrize(
+    "desc",
+    [Desc("foo"), Desc("quantize", layout="n16k64"), Desc("linear", activations="fp8"), Desc("linear", layout="x")],
+)
+def test_problems_that_do_not_exist(desc: Desc) -> None:
+    with pytest.raises(ValueError, match="wanted one of"):
+        backends.explain(desc)
+
+
 def test_the_cpu_does_not_serve_a_gpu() -> None:
     explanation = backends.explain(Desc("linear", device="cuda"))
     assert explanation.choice == "reference"
@@ -94,7 +113,9 @@ def test_environment(variables: dict[str, str], code: str, wanted: str) -> None:
         ({"NVFP4_BACKEND": "tpu"}, "NVFP4_BACKEND: got 'tpu', wanted one of"),
         ({"NVFP4_CPU_ISA": "sse9"}, "sse9"),
         ({"NVFP4_CPU_ISA": "neon"}, "neon"),
-        ({"NVFP4_NUM_THREADS": "many"}, "NVFP4_NUM_THREADS: got 'many', wanted a positive integer"),
+        ({"NVFP4_NUM_THREADS": "many"}, "NVFP4_NUM_THREADS: got 'many', wanted an integer from 1 to 1024"),
+        ({"NVFP4_NUM_THREADS": "0"}, "NVFP4_NUM_THREADS: got '0', wanted an integer from 1 to 1024"),
+        ({"NVFP4_NUM_THREADS": "1025"}, "NVFP4_NUM_THREADS: got '1025', wanted an integer from 1 to 1024"),
         ({"NVFP4_LOG": "loud"}, "NVFP4_LOG: got 'loud'"),
     ],
 )
