@@ -57,7 +57,10 @@ elseif(NVFP4_CUDA_MODE STREQUAL "OFF")
 else()
   nvfp4_find_nvcc(NVFP4_NVCC)
   set(advice "install the CUDA toolkit or `pip install nvidia-cuda-nvcc`, or name nvcc in CUDACXX, and build again")
-  if(NVFP4_NVCC)
+  if(NVFP4_NVCC AND NVFP4_CUDA_MODE STREQUAL "ON")
+    message(FATAL_ERROR "nvfp4: NVFP4_CUDA=ON and found ${NVFP4_NVCC}, but version ${NVFP4_VERSION} has no CUDA sources; wanted "
+                        "AUTO or OFF, which build the CPU part. Set NVFP4_CUDA to one of them and build again.")
+  elseif(NVFP4_NVCC)
     message(NOTICE "nvfp4: found ${NVFP4_NVCC}, but version ${NVFP4_VERSION} has no CUDA sources yet for "
                    "NVFP4_CUDA_ARCHS=${NVFP4_CUDA_ARCHS_VALUE}; building the CPU part (NVFP4_CUDA=OFF skips this search).")
   elseif(NVFP4_CUDA_MODE STREQUAL "ON")

@@ -40,6 +40,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("NVFP4_CUDA_ARCHS", "90a;120f", "at build", "CUDA architectures to compile for."),
 )
 
+_MOST_THREADS = 1024
+
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
 
 
@@ -56,13 +58,16 @@ def num_threads() -> int:
     """`NVFP4_NUM_THREADS` as an integer; 0 when unset, which means: as many as torch uses.
 
     Raises:
-        ValueError: the value is not a positive integer.
+        ValueError: the value is no integer from 1 to 1024.
     """
     text = get("NVFP4_NUM_THREADS")
     if not text:
         return 0
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"NVFP4_NUM_THREADS: got {text!r}, wanted a positive integer; unset it to follow torch")
+    # The length comes first because int() refuses very long texts with an error of its own.
+    if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= _MOST_THREADS:
+        raise ValueError(
+            f"NVFP4_NUM_THREADS: got {text!r}, wanted an integer from 1 to {_MOST_THREADS}; unset it to follow torch"
+        )
     return int(text)
 
 

@@ -68,6 +68,14 @@ def test_on_without_nvcc_is_an_error(configure, how) -> None:
     assert "pip install nvidia-cuda-nvcc" in output
 
 
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_on_with_nvcc_is_an_error_without_cuda_sources(configure, tmp_path, how) -> None:
+    nvcc = make_nvcc(tmp_path)
+    status, output = configure("-DNVFP4_CUDA=ON") if how == "option" else configure(NVFP4_CUDA="ON")
+    assert status != 0
+    assert f"NVFP4_CUDA=ON and found {nvcc}, but version 1.2.3 has no CUDA sources; wanted AUTO or OFF" in output
+
+
 def test_off_does_not_look_for_nvcc(configure, tmp_path) -> None:
     make_nvcc(tmp_path)
     status, output = configure(NVFP4_CUDA="OFF", CUDACXX="/nowhere/nvcc")

@@ -151,7 +151,8 @@ def test_subnormal_scales_count() -> None:
 def test_inputs_need_not_be_contiguous(backend: str) -> None:
     w = quantized(48, 64)
     x = torch.randn(6, 8, 128)
-    for view in (x[..., 64:], x[:, ::2, :64], x[0, :, :64], x.transpose(0, 1)[..., :64], x[0, 0, :64]):
+    expanded = x[0, :1, :64].expand(4, 64)
+    for view in (x[..., 64:], x[:, ::2, :64], x[0, :, :64], x.transpose(0, 1)[..., :64], x[0, 0, :64], expanded):
         for activations in ("nvfp4", None):
             got = nvfp4.linear(view, w, activations=activations)
             assert got.shape == (*view.shape[:-1], 48)

@@ -4,6 +4,7 @@
 // not depend on how many there are.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "dispatch/gemm_choice.h"
 #include "gemm_kernels.h"
@@ -26,6 +27,8 @@ constexpr int64_t kLineBytes = 64;
 // reading.
 constexpr int64_t kPanelsTogether = 8;
 constexpr int64_t kTokensForTogether = 64;
+// The most memory that a thread keeps for the quantised activations of its next call; what is larger is given back.
+constexpr int64_t kKeptBytes = int64_t{64} << 20;
 
 void check_global_scales(const char* whose, const float* scales, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
@@ -53,8 +56,10 @@ void check_problem(const GemmProblem& p) {
   if (p.a_packed != nullptr) {
     check(p.a_scale != nullptr, "gemm: the activations' block scales are null");
   } else {
-    check(p.m == 1 || p.a_row_stride >= p.k, "gemm: got activations with a row stride of ", p.a_row_stride,
-          ", wanted at least K = ", p.k);
+    // Rows may overlap or be one and the same; only the address of the last one must fit.
+    const int64_t most = std::numeric_limits<int64_t>::max() / 1024 / p.m;
+    check(p.a_row_stride >= 0 && p.a_row_stride <= most, "gemm: got activations with a row stride of ", p.a_row_stride,
+          ", wanted 0 to ", most, "; copy the activations first");
   }
 }
 
@@ -246,8 +251,10 @@ void linear(const QuantizeProblem& x, const GemmProblem& gemm_problem, int threa
   check(x.global_scale != nullptr || !given, "linear: the given activation global scale is null");
   const int64_t packed_bytes = round_up(x.rows * x.cols / 2, 64);
   const int64_t scale_bytes = round_up(x.rows * x.cols / kGroupSize, 64);
-  thread_local Scratch scratch;
-  uint8_t* packed = scratch.reserve(packed_bytes + scale_bytes + x.rows * int64_t{sizeof(float)});
+  const int64_t bytes = packed_bytes + scale_bytes + x.rows * int64_t{sizeof(float)};
+  thread_local Scratch kept;
+  Scratch large;
+  uint8_t* packed = (bytes <= kKeptBytes ? kept : large).reserve(bytes);
   QuantizeProblem quantized = x;
   if (quantized.packed == nullptr) quantized.packed = packed;
   if (quantized.scale == nullptr) quantized.scale = packed + packed_bytes;
