@@ -82,8 +82,8 @@ def position_statistics(
         everything after them in float64; a KL that rounding made negative (by about 1e-7) is zero.
 
     Raises:
-        ValueError: shapes that do not match, logits that are NaN or +inf, or a candidate that rules out a token
-            which the reference does not.
+        ValueError: shapes that do not match, a target outside the vocabulary, logits that are NaN or +inf, or a
+            candidate that rules out a token which the reference does not.
     """
     if reference.ndim != 2 or candidate.ndim != 2 or targets.shape != reference.shape[:1]:
         raise ValueError(
@@ -96,6 +96,7 @@ def position_statistics(
             f"{list(candidate.shape)}; wanted one vocabulary. Compare models that share a tokenizer, and cut "
             "padding tokens off the larger one"
         )
+    _require_in_vocabulary(targets, reference.shape[1], window, first_position)
     rows = max(1, _TILE_ELEMENTS // max(1, reference.shape[1]))
     targets = targets.to(reference.device)
     parts = []
@@ -142,6 +143,17 @@ def _tile_statistics(
     kl_top = torch.minimum(kl_top.clamp_min(0.0), kl)
     columns = (log_r - target_r, log_c - target_c, kl, kl_top, 1.0 / sum_r, agrees)
     return PositionStatistics(*(column.squeeze(-1).cpu() for column in columns))
+
+
+def _require_in_vocabulary(targets: torch.Tensor, size: int, window: int, first_position: int) -> None:
+    """Named here, because a gather with such an index fails without saying which one, or on CUDA for good."""
+    bad = ((targets < 0) | (targets >= size)).nonzero()
+    if bad.numel():
+        row = int(bad[0])
+        raise ValueError(
+            f"evaluate: the token after window {window}, position {first_position + row} has id {int(targets[row])}; "
+            f"wanted 0 to {size - 1}, as many as the models have logits. Tokenise with the models' own tokenizer"
+        )
 
 
 def _widen(logits: torch.Tensor) -> torch.Tensor:

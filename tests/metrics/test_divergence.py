@@ -138,6 +138,12 @@ def test_vocabularies_must_match() -> None:
         position_statistics(torch.zeros(2, 5), torch.zeros(2, 6), torch.zeros(2, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("token", [-1, 5])
+def test_a_target_outside_the_vocabulary_is_named(token: int) -> None:
+    with pytest.raises(ValueError, match=rf"window 2, position 11 has id {token}; wanted 0 to 4"):
+        position_statistics(torch.zeros(2, 5), torch.zeros(2, 5), torch.tensor([0, token]), window=2, first_position=10)
+
+
 @pytest.mark.parametrize(
     ("reference", "candidate", "targets"), [((2, 5), (2, 5), (3,)), ((5,), (5,), (5,)), ((2, 5), (1, 2, 5), (2,))]
 )

@@ -145,6 +145,14 @@ def test_bad_models_and_chunks() -> None:
         evaluate(lambda ids: model(ids)[0], model, windows, progress=False)
 
 
+def test_a_token_outside_a_callables_vocabulary_is_named() -> None:
+    def uniform(ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*ids.shape, 7)
+
+    with pytest.raises(ValueError, match=r"window 0, position 1 has id 7; wanted 0 to 6"):
+        evaluate(uniform, uniform, [torch.tensor([1, 2, 7])], progress=False)
+
+
 def test_nan_names_window_and_position() -> None:
     model = Bigram(10)
     broken = Bigram(10)
