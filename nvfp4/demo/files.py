@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -58,13 +59,13 @@ def folder_beside(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` to fill; renamed to `path` on success, removed on any exception.
 
     If another process finished `path` meanwhile, its folder stays and this one is dropped. What a killed run left
-    behind more than an hour ago is removed first.
+    of `path` more than an hour ago is removed first.
 
     Raises:
         DemoError: the folder cannot be made, filled or renamed.
     """
     try:
-        _remove_stale(path.parent)
+        _remove_stale(path)
         partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_PARTIAL}{path.name}-"))
     except OSError as error:
         raise DemoError(_unwritable(path, error)) from error
@@ -86,7 +87,8 @@ def _unwritable(path: Path, error: OSError) -> str:
     )
 
 
-def _remove_stale(parent: Path) -> None:
-    for entry in parent.glob(f"{_PARTIAL}*"):
+def _remove_stale(path: Path) -> None:
+    """Only what was meant to become `path`: the folder may be shared with others."""
+    for entry in path.parent.glob(f"{_PARTIAL}{glob.escape(path.name)}-*"):
         if time.time() - entry.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(entry, ignore_errors=True)

@@ -1,10 +1,12 @@
 """Files that appear whole or not at all."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from nvfp4.demo.files import DemoError, file_beside, make_folder
+from nvfp4.demo.files import DemoError, file_beside, folder_beside, make_folder
 
 
 def test_a_file_is_replaced_only_when_complete(tmp_path: Path) -> None:
@@ -37,3 +39,17 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
         make_folder(tmp_path / "file", "the results folder", "Give another --out folder")
     make_folder(tmp_path / "a" / "b", "x", "y")
     assert not list((tmp_path / "a" / "b").iterdir())
+
+
+def test_what_a_killed_run_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    old, young, foreign = (tmp_path / name for name in (".partial-[a]-old", ".partial-[a]-young", ".partial-a-old"))
+    for path in (old, young, foreign):
+        path.mkdir()
+    for path in (old, foreign):
+        os.utime(path, (time.time() - 7200, time.time() - 7200))
+    with folder_beside(tmp_path / "[a]") as path:
+        (path / "file").touch()
+    assert (tmp_path / "[a]" / "file").exists()
+    assert not old.exists()
+    assert young.exists(), "another process may be writing it"
+    assert foreign.exists(), "the folder may be shared with another program"

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -98,16 +97,6 @@ def test_an_interrupted_assembly_leaves_nothing_and_can_be_repeated(
             assemble(lines.append, source)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["gemma-terms-shown"]
     assert assemble(lines.append, source).is_dir()
-
-
-def test_what_a_killed_run_left_is_removed_when_it_is_old(source: SplitFile, lines: list[str], tmp_path: Path) -> None:
-    old, young = tmp_path / "cache" / ".partial-old", tmp_path / "cache" / ".partial-young"
-    for path in (old, young):
-        path.mkdir(parents=True)
-    os.utime(old, (time.time() - 7200, time.time() - 7200))
-    assemble(lines.append, source)
-    assert not old.exists()
-    assert young.exists(), "another process may be writing it"
 
 
 def test_a_full_disk(source: SplitFile, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
