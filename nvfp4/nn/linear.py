@@ -35,7 +35,8 @@ class NVFP4Linear(nn.Linear):
     `nvfp4.prepare` replaces the first two by one backend's own byte layout (`weight_prepared` and
     `weight_prepared_scale`, uint8). `state_dict` gives and `load_state_dict` takes the plain bytes in either state. No
     cast of the module (`.to(dtype)`, `.half()`, autocast) changes a byte of weight or scales: it casts the bias, and
-    what `.weight.dtype` says.
+    what `.weight.dtype` says. Dtypes that no kernel serves (`.double()`, integers) are not taken: such a cast moves the
+    module and leaves every dtype as it is.
 
     A new module's weight and bias are zero until something is loaded.
 
@@ -106,12 +107,13 @@ class NVFP4Linear(nn.Linear):
 
     # --- the forward pass -------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., K] to [..., N], in x's dtype (float32, float16 or bfloat16).
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """[..., K] to [..., N], in the input's dtype (float32, float16 or bfloat16); named as `nn.Linear` names it.
 
         Raises:
-            TypeError, ValueError: x has another dtype, K or device.
+            TypeError, ValueError: the input has another dtype, K or device.
         """
+        x = input
         # Said here in the module's words; the op would speak of tiles.
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"NVFP4Linear: got x of shape {tuple(x.shape)}, wanted [..., {self.in_features}]")
@@ -265,16 +267,22 @@ class NVFP4Linear(nn.Linear):
         self._mark_bias()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NVFP4Linear:
-        """Move and cast: devices for everything, dtypes for the bias alone."""
+        """Move and cast: devices for everything, dtypes that kernels serve for the bias alone."""
         frozen = {id(p) for name, p in self._parameters.items() if p is not None and name != "bias"}
         dtype = fn(torch.empty(0, dtype=self._dtype, device=self.device)).dtype
 
         def keep(t: Tensor) -> Tensor:
-            return state.apply_to_bytes(fn, t) if id(t) in frozen else fn(t)
+            return state.apply_to_bytes(fn, t) if id(t) in frozen or dtype not in FLOATS else fn(t)
 
         super()._apply(keep, recurse)  # type: ignore[no-untyped-call]
-        if dtype.is_floating_point:
+        if dtype in FLOATS:
             self._dtype = dtype
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> NVFP4Linear:
+        """Let the bias record gradients or not; codes and scales have none."""
+        if self.bias is not None:
+            self.bias.requires_grad_(requires_grad)
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -291,7 +299,8 @@ class NVFP4Linear(nn.Linear):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        with state.loading(self, state_dict, prefix, missing_keys, error_msgs) as proceed:
+        assign = local_metadata.get("assign_to_params_buffers", False)
+        with state.loading(self, state_dict, prefix, missing_keys, error_msgs, assign) as proceed:
             if proceed:
                 super()._load_from_state_dict(
                     state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

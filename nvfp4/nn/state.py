@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.nn import Parameter
 
 from nvfp4 import functional
@@ -75,7 +76,11 @@ def relayout(module: NVFP4Linear, layout: str) -> None:
 
 def apply_to_bytes(fn: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """What `fn` (of `nn.Module._apply`) does to a tensor's place, and nothing that it does to its dtype."""
-    raw = t.detach().view(torch.uint8)
+    t = t.detach()
+    if t.stride(-1) != 1:
+        # A view of other item size needs neighbours; contiguous() would keep the stride of a single element.
+        t = t.clone(memory_format=torch.contiguous_format)
+    raw = t.view(torch.uint8)
     moved = fn(raw)
     if moved.dtype != torch.uint8:
         moved = raw.to(moved.device)
@@ -117,7 +122,9 @@ def as_global_scale(name: str, value: Tensor | float, device: torch.device) -> T
     Raises:
         ValueError: not one positive finite number.
     """
-    scale = torch.as_tensor(value, dtype=torch.float32).detach()
+    # Without a place of its own a number would go to whatever default device the caller has set.
+    place = value.device if isinstance(value, Tensor) else "cpu"
+    scale = torch.as_tensor(value, dtype=torch.float32, device=place).detach()
     if scale.numel() != 1 or not bool((torch.isfinite(scale) & (scale > 0)).all()):
         raise ValueError(f"{name}: got {value}, wanted one positive finite number, the encode scale 2688 / amax")
     return scale.reshape(1).to(device, copy=True)
@@ -137,12 +144,31 @@ def save(module: NVFP4Linear, destination: dict[str, Any], prefix: str, keep_var
         destination[prefix + name] = Parameter(value, requires_grad=False) if keep_vars else value
 
 
+def _unsound(name: str, value: Tensor) -> str | None:
+    """What is wrong with the values of a scale that is to be loaded, or None."""
+    if value.is_meta or isinstance(value, FakeTensor) or not value.numel():
+        return None
+    if name == "weight_scale":
+        scales = value.detach().view(torch.uint8)
+        # Sound bytes are mostly below 0x7F, which one pass tells.
+        if int(scales.amax()) < 0x7F:
+            return None
+        nan, negative = int(((scales & 0x7F) == 0x7F).sum()), int((scales > 0x80).sum())
+        if nan or negative:
+            return f"got {nan} NaN and {negative} negative block scales among {scales.numel()}, wanted finite ones >= 0"
+    elif name.endswith("global_scale") and not bool((torch.isfinite(value) & (value > 0)).all()):
+        return f"got {value.flatten()[:4].tolist()}, wanted a positive finite number, the encode scale 2688 / amax"
+    return None
+
+
 def _refusals(state_dict: dict[str, Any], prefix: str) -> Iterator[str]:
-    """What `load_state_dict` would spoil: it converts values to the parameter's dtype, and bytes have no other."""
+    """What must not be loaded: other dtypes, which `load_state_dict` would convert, and scales that poison products."""
     for name, wanted in _DTYPES.items():
         value = state_dict.get(prefix + name)
         if isinstance(value, Tensor) and value.dtype != wanted:
             yield f"{prefix}{name}: got {value.dtype}, wanted {wanted}; bytes and scales are never cast"
+        elif isinstance(value, Tensor) and (fault := _unsound(name, value)) is not None:
+            yield f"{prefix}{name}: {fault}; the checkpoint is damaged"
     if prefix + "weight" in state_dict and prefix + "weight_packed" not in state_dict:
         yield (
             f"{prefix}weight: the state dict holds an unquantised weight, wanted weight_packed and weight_scale; load "
@@ -150,14 +176,25 @@ def _refusals(state_dict: dict[str, Any], prefix: str) -> Iterator[str]:
         )
 
 
+def _into_held(module: NVFP4Linear, held: dict[str, Parameter | None]) -> None:
+    """Put a prepared module's new bytes into the parameters it held before, where these are alike."""
+    for name, new in zip(PREPARED_NAMES, held_parameters(module), strict=True):
+        old = held[name]
+        if old is not None and old.shape == new.shape and old.device == new.device:
+            with torch.no_grad():
+                old.copy_(new)
+            module._parameters[name] = old
+
+
 @contextmanager
 def loading(
-    module: NVFP4Linear, state_dict: dict[str, Any], prefix: str, missing: list[str], errors: list[str]
+    module: NVFP4Linear, state_dict: dict[str, Any], prefix: str, missing: list[str], errors: list[str], assign: bool
 ) -> Iterator[bool]:
     """Around `_load_from_state_dict`: a prepared module is plain inside the block and prepared again after it.
 
-    Yields whether to load at all. Entries of the wrong dtype are refused before anything of this module changes; if the
-    loaded bytes cannot be prepared, the module is put back as it was and the error joins the others.
+    Yields whether to load at all. Entries of the wrong dtype and unsound scales are refused before anything of this
+    module changes; if the loaded bytes cannot be prepared, the module is put back as it was and the error joins the
+    others. Unless it assigns, a prepared module keeps its parameters, so that those shared with another stay shared.
     """
     refused = list(_refusals(state_dict, prefix))
     layout = module.layout
@@ -178,6 +215,8 @@ def loading(
             if not module.weight.is_meta:
                 module.quantized_weight().validate()
             relayout(module, layout)
+            if not assign:
+                _into_held(module, held)
         except ValueError as error:
             module._parameters.clear()
             module._parameters.update(held)

@@ -66,6 +66,11 @@ def _own_forward(linear: nn.Linear) -> str | None:
         return "its forward was replaced on the module itself, as accelerate does for offloading"
     if nn.utils.parametrize.is_parametrized(linear):
         return "its weight is parametrised; torch.nn.utils.parametrize.remove_parametrizations first"
+    if linear._parameters.get("weight") is None:
+        return (
+            "its weight is no parameter of its own but computed from others, as by torch.nn.utils.weight_norm, "
+            "spectral_norm and prune; remove that first"
+        )
     return None
 
 

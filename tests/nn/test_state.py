@@ -286,3 +286,68 @@ def test_state_dict_under_the_reference_backend() -> None:
         module.load_state_dict(module.state_dict())
     assert same(raw(module), before)
     assert nvfp4.to_layout(module.quantized_weight(), "plain").packed.shape == (24, 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("weight_scale", lambda t: t.view(torch.uint8)[1].fill_(0x7F), "got 5 NaN and 0 negative block scales"),
+        ("weight_scale", lambda t: t.view(torch.uint8)[1].fill_(0x81), "got 0 NaN and 5 negative block scales"),
+        ("weight_global_scale", lambda t: t.fill_(-3), "wanted a positive finite number"),
+        ("weight_global_scale", lambda t: t.fill_(torch.nan), "wanted a positive finite number"),
+        ("input_global_scale", lambda t: t.fill_(0), "wanted a positive finite number"),
+        ("input_global_scale", lambda t: t.fill_(torch.nan), "wanted a positive finite number"),
+    ],
+)
+@pytest.mark.parametrize("assign", [False, True])
+def test_unsound_scales_are_refused_by_name(state, name, spoil, message, assign) -> None:
+    model = nn.ModuleDict({"fc": make(state)})
+    before, bad = raw(model), {f"fc.{k}": v.clone() for k, v in make("plain").state_dict().items()}
+    spoil(bad[f"fc.{name}"])
+    with pytest.raises(RuntimeError, match=rf"fc\.{name}: .*{message}"):
+        model.load_state_dict(bad, assign=assign)
+    assert same(raw(model), before)
+
+
+def test_tied_parameters_stay_tied(state) -> None:
+    a, b, new = make("plain", 80, 80), make("plain", 80, 80), make("plain", 80, 80)
+    for name in ("weight_packed", "weight_scale", "weight_global_scale"):
+        setattr(b, name, getattr(a, name))
+    model = nn.ModuleList([a, b])
+    if state == "prepared":
+        prepare(model)
+    held = "weight_prepared" if state == "prepared" else "weight_packed"
+    before = getattr(a, held)
+    model.load_state_dict({f"{i}.{k}": v for i in range(2) for k, v in new.state_dict().items()})
+    assert getattr(a, held) is getattr(b, held) is before
+    assert same(raw(a), raw(new))
+    assert same(raw(b), raw(new))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int8], ids=str)
+def test_dtypes_that_no_kernel_serves_are_not_taken(state, dtype) -> None:
+    module = make(state)
+    before = raw(module)
+    module.type(dtype)
+    assert module.dtype == module.weight.dtype == module.bias.dtype == torch.bfloat16
+    assert same(raw(module), before)
+    assert module.dequantize().weight.dtype == torch.bfloat16
+    assert "format=NVFP4" in repr(prepare(module))
+
+
+def test_requires_grad_is_for_the_bias(state) -> None:
+    module = make(state)
+    assert module.requires_grad_(True) is module
+    assert [name for name, p in module.named_parameters() if p.requires_grad] == ["bias"]
+    module.requires_grad_(False)
+    assert not any(p.requires_grad for p in module.parameters())
+    make(state, bias=False).requires_grad_(True)
+
+
+def test_a_strided_scale_can_be_assigned_and_cast() -> None:
+    module, given = make("plain"), dict(make("plain").state_dict())
+    given["weight_global_scale"] = given["weight_global_scale"].repeat(4)[::2][:1]
+    module.load_state_dict(given, assign=True)
+    before = raw(make("plain")).keys()
+    assert module.half().state_dict().keys() == before
+    assert torch.equal(module.weight_global_scale, given["weight_global_scale"])

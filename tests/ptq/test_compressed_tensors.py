@@ -6,19 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from compressed_tensors.compressors.nvfp4.base import NVFP4PackedCompressor
-from compressed_tensors.quantization import preset_name_to_scheme
-from compressed_tensors.quantization.utils.helpers import (
-    calculate_qparams,
-    compute_dynamic_scales_and_zp,
-    generate_gparam,
-)
 from torch import Tensor, nn
 
 import nvfp4
 from nvfp4 import NVFP4Linear, quantize_model
 
-SCHEME = preset_name_to_scheme("NVFP4", ["Linear"])
+REASON = "compressed-tensors is not there; the test extra installs it only on Python >= 3.11"
+quantization = pytest.importorskip("compressed_tensors.quantization", reason=REASON)
+base = pytest.importorskip("compressed_tensors.compressors.nvfp4.base", reason=REASON)
+helpers = pytest.importorskip("compressed_tensors.quantization.utils.helpers", reason=REASON)
+
+SCHEME = quantization.preset_name_to_scheme("NVFP4", ["Linear"])
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WEIGHTS_A_DTYPE = 360
 
@@ -34,10 +32,10 @@ def _eager() -> Iterator[None]:
 def compressed(w: Tensor, global_scale: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """What llm-compressor writes for a weight: min-max observer, parameters in the weight's dtype, then compress."""
     if global_scale is None:
-        global_scale = generate_gparam(w.amin(), w.amax())
+        global_scale = helpers.generate_gparam(w.amin(), w.amax())
     groups = w.unflatten(-1, (-1, 16))
-    scale, _ = calculate_qparams(groups.amin(-1), groups.amax(-1), SCHEME.weights, global_scale)
-    out = NVFP4PackedCompressor.compress(
+    scale, _ = helpers.calculate_qparams(groups.amin(-1), groups.amax(-1), SCHEME.weights, global_scale)
+    out = base.NVFP4PackedCompressor.compress(
         {"weight": w, "weight_scale": scale.to(w.dtype), "weight_global_scale": global_scale}, SCHEME
     )
     return out["weight_packed"], out["weight_scale"], out["weight_global_scale"]
@@ -140,7 +138,7 @@ def test_siblings_share_the_scale_that_llm_compressor_gives_them(both, dtype) ->
         mlp.up_proj.weight.mul_(3)
     gate, up, down = (m.weight.detach().clone() for m in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
     largest = torch.maximum(gate.abs().amax(), up.abs().amax())
-    shared = generate_gparam(-largest, largest)
+    shared = helpers.generate_gparam(-largest, largest)
     quantize_model(nn.ModuleDict({"mlp": mlp}), progress=False)
     for module, w, scale in ((mlp.gate_proj, gate, shared), (mlp.up_proj, up, shared), (mlp.down_proj, down, None)):
         packed, block_scale, global_scale = compressed(w, scale)
@@ -153,7 +151,7 @@ def test_siblings_share_the_scale_that_llm_compressor_gives_them(both, dtype) ->
 def test_local_activation_scales_of_float32_inputs_are_the_same(backend) -> None:
     """Static activations: compressed-tensors' dynamic="local" scales of float32 tokens, before the codes."""
     x = torch.randn(5, 64)
-    global_scale = generate_gparam(x.amin(), x.amax())
-    scale, _ = compute_dynamic_scales_and_zp(x, SCHEME.input_activations, nn.Linear(64, 4), global_scale)
+    global_scale = helpers.generate_gparam(x.amin(), x.amax())
+    scale, _ = helpers.compute_dynamic_scales_and_zp(x, SCHEME.input_activations, nn.Linear(64, 4), global_scale)
     got = nvfp4.quantize(x, global_scale)
     assert torch.equal(got.scale.float(), scale.float().view(5, 4))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compressed_tensors.quantization.utils.helpers import generate_gparam
 from torch import nn
+from torch.nn.utils import prune
 
 from nvfp4 import NVFP4Linear, Recipe
 from nvfp4.ptq.plan import Planned, make_plan, name_patterns, shared_scales, weight_scales
@@ -37,6 +37,7 @@ def test_every_linear_is_matched_or_has_a_reason() -> None:
     model.hooked.forward = lambda x: x
     model.attention = nn.MultiheadAttention(32, 2)
     model.parametrised = nn.utils.parametrizations.weight_norm(nn.Linear(16, 16))
+    model.pruned = prune.l1_unstructured(nn.Linear(16, 16), "weight", amount=0.5)
     model.kept = nn.Linear(16, 16)
     plan = make_plan(model, Recipe(scheme="NVFP4", ignore=["kept"], targets=["Linear", "re:.*absent.*", "embedding"]))
     assert [p.name for p in plan.matched] == ["first", "second", "plain"]
@@ -47,9 +48,19 @@ def test_every_linear_is_matched_or_has_a_reason() -> None:
         "done": "quantised already",
         "attention.out_proj": "its owner (nn.MultiheadAttention) reads the weight without calling it",
         "parametrised": "its weight is parametrised; torch.nn.utils.parametrize.remove_parametrizations first",
+        "pruned": "its weight is no parameter of its own but computed from others, as by torch.nn.utils.weight_norm, "
+        "spectral_norm and prune; remove that first",
         "hooked": "its forward was replaced on the module itself, as accelerate does for offloading",
         "kept": "ignored by 'kept'",
     }
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("wrap", [nn.utils.weight_norm, nn.utils.spectral_norm], ids=lambda f: f.__name__)
+def test_legacy_reparametrisations_are_skipped(wrap) -> None:
+    plan = make_plan(nn.Sequential(wrap(nn.Linear(32, 16)), nn.Linear(16, 16)), ALL)
+    assert [p.name for p in plan.matched] == ["1"]
+    assert "computed from others" in plan.skipped["0"]
 
 
 def test_nothing_matched_lists_what_there_is() -> None:
@@ -93,9 +104,11 @@ def test_attention_without_a_v_proj_shares_too() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("amax", [0.0, 1e-7, 0.3271, 3.0, 1e4])
 def test_a_scale_is_that_of_compressed_tensors(dtype, amax) -> None:
+    reason = "compressed-tensors is not there; the test extra installs it only on Python >= 3.11"
+    theirs = pytest.importorskip("compressed_tensors.quantization.utils.helpers", reason=reason)
     value = torch.tensor(amax, dtype=dtype)
     got = shared_scales(planned("x"), {"x": value})["x"]
-    assert torch.equal(got, generate_gparam(-value, value))
+    assert torch.equal(got, theirs.generate_gparam(-value, value))
 
 
 def test_a_zero_sibling_does_not_decide() -> None:

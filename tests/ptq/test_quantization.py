@@ -290,3 +290,27 @@ def test_progress_prints_the_report_and_silence_is_silent(both, capsys) -> None:
     assert "6 Linears quantised" in captured.out
     assert "calibrating" in captured.err
     assert "quantising" in captured.err
+
+
+def test_a_model_that_names_the_input(backend) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(64, 32)
+
+        def forward(self, h: torch.Tensor) -> torch.Tensor:
+            return self.fc(input=h)
+
+    model, x = Named(), torch.randn(3, 64)
+    quantize_model(model, "all-linear", progress=False)
+    assert isinstance(model.fc, NVFP4Linear)
+    assert torch.equal(model(x), model.fc(x))
+
+
+def test_a_default_device_does_not_matter(both) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    with torch.device("meta"):
+        quantize_model(model, "all-linear", progress=False)
+        assert NVFP4Linear.from_linear(nn.Linear(64, 8, device="cpu"), weight_global_scale=2.0).device.type == "cpu"
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert model(torch.randn(2, 64)).isfinite().all()
