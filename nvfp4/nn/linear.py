@@ -115,6 +115,8 @@ class NVFP4Linear(nn.Linear):
         """
         x = input
         # Said here in the module's words; the op would speak of tiles.
+        if not isinstance(x, Tensor):
+            raise TypeError(f"NVFP4Linear: got {type(x).__name__}, wanted a torch.Tensor [..., {self.in_features}]")
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"NVFP4Linear: got x of shape {tuple(x.shape)}, wanted [..., {self.in_features}]")
         held = self._parameters

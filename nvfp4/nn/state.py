@@ -153,7 +153,7 @@ def _unsound(name: str, value: Tensor) -> str | None:
         # Sound bytes are mostly below 0x7F, which one pass tells.
         if int(scales.amax()) < 0x7F:
             return None
-        nan, negative = int(((scales & 0x7F) == 0x7F).sum()), int((scales > 0x80).sum())
+        nan, negative = int(((scales & 0x7F) == 0x7F).sum()), int((scales >= 0x80).sum())
         if nan or negative:
             return f"got {nan} NaN and {negative} negative block scales among {scales.numel()}, wanted finite ones >= 0"
     elif name.endswith("global_scale") and not bool((torch.isfinite(value) & (value > 0)).all()):
