@@ -329,7 +329,8 @@ def linear(
     if not _plain_eager(x) or not (bias is None or isinstance(bias, Tensor)):
         y: Tensor = _linear_op(x, *args, bias, out_features, layout, activations)
         return y
-    return _linear_autograd(x, *args, bias, out_features, layout, activations)
+    run = _linear_autograd if _wants_gradient(x, bias) else _linear
+    return run(x, *args, bias, out_features, layout, activations)
 
 
 # --- byte layouts ---------------------------------------------------------------------------------------------------
