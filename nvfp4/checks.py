@@ -205,11 +205,11 @@ def check_linear(
         )
         and bias is None
         and weight.dtype is torch.uint8
-        and weight.shape == (-(-out_features // 16), -(-x.shape[-1] // 64), TILE_BYTES)
-        and not x.shape[-1] % GROUP_SIZE
+        and not (k := x.shape[-1]) % GROUP_SIZE
+        and weight.shape == (-(-out_features // 16), -(-k // 64), TILE_BYTES)
         and weight_global_scale.dtype is torch.float32
         and weight_global_scale.shape == (1,)
-        and weight_scale.shape == (0, x.shape[-1] // GROUP_SIZE)
+        and weight_scale.shape == (0, k // GROUP_SIZE)
         and weight_scale.dtype is torch.uint8
         and x.device == weight.device == weight_global_scale.device
         and weight.is_contiguous()

@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 
 from nvfp4 import checks
 from nvfp4 import layout as layouts
-from nvfp4.backends import Desc, select
+from nvfp4.backends import select
 from nvfp4.formats import GROUP_SIZE
 
 __all__ = ["OP_NAMES", "linear"]
@@ -47,8 +47,8 @@ def _quantize(
     x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, layout: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     checks.check_quantize(x, global_scale, granularity, scheme, layout)
-    desc = Desc("quantize", x.device.type, x.dtype, layout, granularity, scheme)
-    return select(desc).quantize(x, global_scale, granularity, scheme, layout)
+    backend = select("quantize", x.device.type, x.dtype, layout, granularity, scheme)
+    return backend.quantize(x, global_scale, granularity, scheme, layout)
 
 
 def _quantize_fake(
@@ -80,7 +80,7 @@ def _dequantize(
     packed: Tensor, scale: Tensor, global_scale: Tensor, shape: list[int], layout: str, dtype: torch.dtype
 ) -> Tensor:
     checks.check_dequantize(packed, scale, global_scale, shape, layout, dtype)
-    backend = select(Desc("dequantize", packed.device.type, dtype, layout))
+    backend = select("dequantize", packed.device.type, dtype, layout)
     return backend.dequantize(packed, scale, global_scale, shape, layout, dtype)
 
 
@@ -104,7 +104,7 @@ _define(
 def _matmul(a_packed: Tensor, *args: Any) -> Tensor:
     checks.check_matmul(a_packed, *args)
     layout, out_dtype = args[-2:]
-    return select(Desc("matmul", a_packed.device.type, out_dtype, layout)).matmul(a_packed, *args)
+    return select("matmul", a_packed.device.type, out_dtype, layout).matmul(a_packed, *args)
 
 
 def _matmul_fake(a_packed: Tensor, *args: Any) -> Tensor:
@@ -134,9 +134,13 @@ def _linear(
     layout: str,
     activations: str,
 ) -> Tensor:
-    args = (x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations)
-    checks.check_linear(*args)
-    return select(Desc("linear", x.device.type, x.dtype, layout, activations)).linear(*args)
+    # Written out, not as one tuple: this runs at every layer of every token.
+    checks.check_linear(
+        x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
+    )
+    return select("linear", x.device.type, x.dtype, layout, activations).linear(
+        x, weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations
+    )
 
 
 def _linear_fake(x: Tensor, *args: Any) -> Tensor:
@@ -319,18 +323,15 @@ def linear(
 
     The dispatcher converts nine arguments to C++ and back, which costs as much as all the rest of a call at M = 1.
     """
-    args = (weight, weight_scale, weight_global_scale, input_global_scale)
+    rest = (weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations)
+    if _plain_eager(x) and (bias is None or isinstance(bias, Tensor)):
+        return _linear_autograd(x, *rest) if _wants_gradient(x, bias) else _linear(x, *rest)
     if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
         # torch.func's transforms take a Function only here: below the dispatcher it is too late for them.
-        transformed: Tensor = _LinearFunction.apply(  # type: ignore[no-untyped-call]
-            x, bias, *args, out_features, layout, activations
-        )
+        transformed: Tensor = _LinearFunction.apply(x, bias, *rest[:4], *rest[5:])  # type: ignore[no-untyped-call]
         return transformed
-    if not _plain_eager(x) or not (bias is None or isinstance(bias, Tensor)):
-        y: Tensor = _linear_op(x, *args, bias, out_features, layout, activations)
-        return y
-    run = _linear_autograd if _wants_gradient(x, bias) else _linear
-    return run(x, *args, bias, out_features, layout, activations)
+    y: Tensor = _linear_op(x, *rest)
+    return y
 
 
 # --- byte layouts ---------------------------------------------------------------------------------------------------
@@ -348,7 +349,7 @@ def _unpack(packed: Tensor) -> Tensor:
 
 def _swizzle_scales(scale: Tensor) -> Tensor:
     checks.check_swizzle(scale)
-    return select(Desc("swizzle_scales", scale.device.type)).swizzle_scales(scale)
+    return select("swizzle_scales", scale.device.type).swizzle_scales(scale)
 
 
 def _swizzle_scales_fake(scale: Tensor) -> Tensor:
@@ -358,7 +359,7 @@ def _swizzle_scales_fake(scale: Tensor) -> Tensor:
 
 def _unswizzle_scales(scale: Tensor, rows: int, groups: int) -> Tensor:
     checks.check_unswizzle(scale, rows, groups)
-    return select(Desc("swizzle_scales", scale.device.type)).unswizzle_scales(scale, rows, groups)
+    return select("swizzle_scales", scale.device.type).unswizzle_scales(scale, rows, groups)
 
 
 def _unswizzle_scales_fake(scale: Tensor, rows: int, groups: int) -> Tensor:
@@ -368,7 +369,7 @@ def _unswizzle_scales_fake(scale: Tensor, rows: int, groups: int) -> Tensor:
 
 def _to_tiles(packed: Tensor, scale: Tensor) -> Tensor:
     checks.check_tiles(packed, scale)
-    return select(Desc("tiles", packed.device.type)).to_tiles(packed, scale)
+    return select("tiles", packed.device.type).to_tiles(packed, scale)
 
 
 def _to_tiles_fake(packed: Tensor, scale: Tensor) -> Tensor:
@@ -378,7 +379,7 @@ def _to_tiles_fake(packed: Tensor, scale: Tensor) -> Tensor:
 
 def _from_tiles(tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
     checks.check_untile(tiles, n, k)
-    return select(Desc("tiles", tiles.device.type)).from_tiles(tiles, n, k)
+    return select("tiles", tiles.device.type).from_tiles(tiles, n, k)
 
 
 def _from_tiles_fake(tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:

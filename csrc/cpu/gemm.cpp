@@ -108,7 +108,8 @@ void prepare_block(const Pass& pass, int64_t token) {
     if (pass.wide()) {
       widen_tokens(pass.problem, first, width, tile, count, pass.float_block(tile, token));
     } else {
-      expand_tokens(pass.problem, first, width, tile, count, unsigned_codes, pass.block(tile, token));
+      expand_tokens(pass.problem, first, width, tile, count, unsigned_codes, pass.kernels.offset_bias,
+                    pass.block(tile, token));
     }
   }
 }

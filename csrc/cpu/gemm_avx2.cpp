@@ -12,11 +12,18 @@ inline __m256i dot_pairs(const __m256i (&w)[4], const uint8_t* x) {
   return _mm256_add_epi16(sum, _mm256_add_epi16(rest, _mm256_maddubs_epi16(w[3], broadcast_word(x + 12))));
 }
 
+// 1.5 * 2^23: an integer added to its bits comes out as this number plus the integer. So a sum of products is a float
+// without being converted, and since the number times a block scale is exact, one fused multiply-subtract takes it off
+// again and multiplies by the scale: f * s_b - kMagic * s_b has the sum times s_b as its exact result.
+constexpr float kMagic = 12582912.0f;
+constexpr int32_t kMagicBits = 0x4B400000;
+
 // Weights are decoded in registers to 2*w + 12 and used at once by all tokens of the block.
 template <int T>
 void stream_block(const uint8_t* tiles, int64_t tile_count, const uint8_t* block, float* sums) {
   const __m256i table = code_table(kCodeOffset);
   const __m256i ones = _mm256_set1_epi16(1);
+  const __m256 magic = _mm256_set1_ps(kMagic);
   __m128i nans = _mm_setzero_si128();
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes, block += kTileGroups * token_group_bytes(T)) {
     const uint8_t* scales = tiles + kTileCodeBytes;
@@ -32,13 +39,14 @@ void stream_block(const uint8_t* tiles, int64_t tile_count, const uint8_t* block
         const __m256i w[4] = {_mm256_shuffle_epi8(table, first.low), _mm256_shuffle_epi8(table, first.high),
                               _mm256_shuffle_epi8(table, second.low), _mm256_shuffle_epi8(table, second.high)};
         const __m256 s_b = scale_bits(scales + 16 * g + 8 * half);
+        const __m256 magic_s_b = _mm256_mul_ps(magic, s_b);
         const uint8_t* x = block + g * token_group_bytes(T);
         const uint8_t* s_a = x + 16 * T;
         const uint8_t* offset = s_a + 4 * T;
         for (int t = 0; t < T; ++t) {
           const __m256i pairs = dot_pairs(w, x + 16 * t);
-          const __m256i dot = _mm256_add_epi32(_mm256_madd_epi16(pairs, ones), broadcast_word(offset + 4 * t));
-          const __m256 term = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), s_b);
+          const __m256i biased = _mm256_add_epi32(_mm256_madd_epi16(pairs, ones), broadcast_word(offset + 4 * t));
+          const __m256 term = _mm256_fmsub_ps(_mm256_castsi256_ps(biased), s_b, magic_s_b);
           acc[t] = _mm256_fmadd_ps(term, _mm256_castsi256_ps(broadcast_word(s_a + 4 * t)), acc[t]);
         }
       }
@@ -125,6 +133,6 @@ void panel(const uint8_t* panel, int64_t group_count, const uint8_t* block, int 
 
 }  // namespace
 
-const GemmKernels kGemmAvx2 = {4, true, stream, decode, panel, finish};
+const GemmKernels kGemmAvx2 = {4, true, kMagicBits, stream, decode, panel, finish};
 
 }  // namespace nvfp4::cpu

@@ -4,7 +4,8 @@
 //   W4A4 activations: blocks of `width` tokens. For every group of 16 columns a block holds, one after the other,
 //     int8  code[width][16]    twice the e2m1 value, columns in natural order (plus 12 for a kernel that wants uint8)
 //     float scale[width]       s_a * 2^118
-//     int32 offset[width]      -12 * the sum of the token's 16 codes: what weights stored as 2*w + 12 must take back
+//     int32 offset[width]      -12 * the sum of the token's 16 codes: what weights stored as 2*w + 12 must take back,
+//                              plus the kernel's offset_bias
 //   W4A16 activations: blocks of `width` tokens. For every four columns a block holds float x[width][4], with the four
 //     columns in the order 0, 2, 1, 3.
 // Both are padded with zeros to whole tiles.
@@ -33,6 +34,7 @@ NVFP4_INLINE constexpr int64_t token_group_bytes(int width) { return static_cast
 struct GemmKernels {       // W4A4
   int tokens;              // block width that the kernels like best; any width from 1 to this works
   bool unsigned_in_panel;  // `panel` wants the activations' codes plus 12
+  int32_t offset_bias;     // `stream` wants it added to the activations' offsets
 
   // sums[width][16] += the tiles' groups, in ascending order, straight from the tiles.
   void (*stream)(const uint8_t* tiles, int64_t tile_count, const uint8_t* block, int width, float* sums);

@@ -63,7 +63,7 @@ uint8_t* Scratch::reserve(int64_t bytes) {
 }
 
 void expand_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,
-                   bool unsigned_codes, uint8_t* block) {
+                   bool unsigned_codes, int32_t offset_bias, uint8_t* block) {
   const PairTables& tables = pair_tables();
   const uint16_t* codes = tables.codes[unsigned_codes ? 1 : 0];
   const int64_t row_groups = problem.k / kGroupSize;
@@ -86,7 +86,7 @@ void expand_tokens(const GemmProblem& problem, int64_t first, int width, int64_t
       memcpy(out + 16 * t, pairs, sizeof(pairs));
       const float s_a = e4m3_to_float(scale[g]) * bits_float(kActivationScaleBits);
       memcpy(out + 16 * width + 4 * t, &s_a, sizeof(s_a));
-      const int32_t offset = -kCodeOffset * sum;
+      const int32_t offset = offset_bias - kCodeOffset * sum;
       memcpy(out + 20 * width + 4 * t, &offset, sizeof(offset));
       signs |= scale[g];
     }

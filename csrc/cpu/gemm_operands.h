@@ -25,7 +25,7 @@ class Scratch {
 // Tokens [first, first + width) of a W4A4 problem as one block of gemm_kernels.h, tiles [first_tile, first_tile +
 // tile_count) of their columns, padded with zeros. Throws when an activation scale has its sign bit set.
 void expand_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,
-                   bool unsigned_codes, uint8_t* block);
+                   bool unsigned_codes, int32_t offset_bias, uint8_t* block);
 
 // The same for the float activations of W4A16.
 void widen_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,

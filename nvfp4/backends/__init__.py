@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from nvfp4 import env
 from nvfp4.backends.absent import CudaBackend, TritonBackend
@@ -111,14 +112,17 @@ def explain(desc: Desc) -> Explanation:
 
 
 @lru_cache(maxsize=1024)
-def select(desc: Desc) -> Backend:
-    """The backend that serves a problem.
+def select(op: str, *fields: Any) -> Backend:
+    """The backend that serves the problem `Desc(op, *fields)`.
+
+    Takes the fields and not the Desc because building one would cost as much again as the lookup.
 
     On a device with kernels of its own kind, being served by the reference instead is named once in the log.
 
     Raises:
         RuntimeError: nobody serves it, or the forced backend does not; the message holds every answer.
     """
+    desc = Desc(op, *fields)
     explanation = explain(desc)
     if explanation.choice is None:
         who = f"the forced backend {_forced!r}" if _forced else "any backend"

@@ -36,9 +36,12 @@ def _threads() -> int:
 
 def _rows(x: Tensor) -> tuple[Tensor, int, int]:
     """x [..., K] as (tensor, rows, row stride): itself where its strides allow, a contiguous copy otherwise."""
-    if x.dim() == 2 and x.stride(1) == 1 and not x.is_contiguous():
+    k = x.shape[-1]
+    if x.is_contiguous() and k:
+        return x, x.numel() // k, k
+    if x.dim() == 2 and x.stride(1) == 1:
         return x, x.shape[0], x.stride(0)
-    return x.contiguous(), x.shape[:-1].numel(), x.shape[-1]
+    return x.contiguous(), x.shape[:-1].numel(), k
 
 
 class CpuBackend(Backend):
@@ -155,8 +158,8 @@ class CpuBackend(Backend):
         """Quantise and multiply in one call into the core (W4A4), or multiply by the exact weight (W4A16)."""
         tiles = weight if layout == "n16k64" else self._tiles(weight, weight_scale, layout)
         dtype = x.dtype
-        k = x.shape[-1]
-        out = torch.empty((*x.shape[:-1], out_features), dtype=dtype, device=_CPU)
+        *lead, k = x.shape
+        out = x.new_empty(*lead, out_features)
         x, m, stride = _rows(x)
         bias_ptr, bias_dtype = (0, 0) if bias is None else (bias.data_ptr(), _DTYPE[bias.dtype])
         per_row = weight_global_scale.dim() > 1

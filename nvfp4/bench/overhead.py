@@ -63,7 +63,7 @@ def measure_overhead(
     results = []
     for n, k in shapes:
         desc = backends.Desc("linear", "cpu", torch.bfloat16, "n16k64", "row")
-        backend = backends.select(desc)
+        backend = backends.select(*desc)
         operands = LinearOperands(n, k, backend.weight_layout(), cold=0)
         x, weight = operands.activations(1, "bfloat16"), operands.weights[0]
         calls: dict[str, Callable[[], object]] = {

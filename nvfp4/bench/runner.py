@@ -72,7 +72,7 @@ def backend_of(case: Case) -> backends.Backend:
     op = _DESC_OPS.get(case.op, case.op)
     activations = "none" if case.op == "linear-w4a16" else "row"
     desc = backends.Desc(op, "cpu", DTYPES[case.dtype], "plain", activations)
-    return backends.select(desc)
+    return backends.select(*desc)
 
 
 class _Session:

@@ -21,7 +21,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 def _layout_for(module: NVFP4Linear, backend: str | None) -> str:
     desc = Desc("linear", module.device.type, module.dtype, "plain", module.mode)
     if backend is None:
-        return select(desc).weight_layout()
+        return select(*desc).weight_layout()
     supported, reason = BACKENDS[backend].supports(desc)
     if not supported:
         raise ValueError(f"the backend {backend!r} does not serve {desc}: {reason}")

@@ -66,7 +66,7 @@ def test_a_fallback_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
     backends.select.cache_clear()
     with caplog.at_level(logging.WARNING, logger="nvfp4"):
         for _ in range(3):
-            backends.select(Desc("matmul", device="cuda", dtype=torch.float16))
+            backends.select("matmul", "cuda", torch.float16)
     assert len(caplog.records) == 1
     assert "cuda" in caplog.text
 
