@@ -43,6 +43,14 @@ class Probes:
         self._square = {name: square.to(dtype) for name, dtype in _MATMUL.items()}
         self._rates: dict[str, list[float]] = {}
 
+    def wake_threads(self) -> None:
+        """Give every thread of the pool, torch's and ours, some milliseconds of arithmetic.
+
+        A variant with one thread, such as some of torch's bf16 matmuls, leaves the other cores asleep and their clocks
+        low; the next variant would be 10 % slower for it. In a model calls follow each other too fast for that.
+        """
+        _C.cpu.dot_loop(_DOT_ITERATIONS, self._threads)
+
     def _read(self, round_: int) -> Callable[[], object]:
         part = self._memory[round_ % len(self._memory)]
         return lambda: self._rates[_READ].append(_C.cpu.read_bandwidth(part.data_ptr(), part.nbytes, self._threads))

@@ -121,7 +121,7 @@ class _Session:
         kernels = sorted(backends.kernel_calls())
         turns = variants | peers | self.probes.variants(linear=first.is_linear)
         with torch.no_grad():
-            samples = interleave(turns, self.settings.budget)
+            samples = interleave(turns, self.settings.budget, before=self.probes.wake_threads)
         peaks = self.probes.peaks(samples, first.bytes // 2 * 2)
         return [self._row(case, served[case].name, kernels, samples, peaks) for case in cases]
 

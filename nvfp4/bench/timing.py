@@ -61,7 +61,10 @@ class Budget:
 
 
 def interleave(
-    variants: Mapping[str, Variant], budget: Budget, clock: Clock = time.perf_counter_ns
+    variants: Mapping[str, Variant],
+    budget: Budget,
+    clock: Clock = time.perf_counter_ns,
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, Samples]:
     """Time every variant in turn, after one untimed round.
 
@@ -69,6 +72,7 @@ def interleave(
         variants: by name; each is given the number of the round, to rotate over its copies of the operands.
         budget: when to stop.
         clock: nanoseconds; the tests pass a fake one.
+        before: is called before every call, outside of the timing.
 
     Returns:
         The samples by name.
@@ -82,6 +86,7 @@ def interleave(
             if len(taken) >= budget.least and sum(taken) > budget.seconds * 1e6:
                 continue
             call = variant(round_)
+            before()
             start = clock()
             call()
             taken.append((clock() - start) / 1e3)

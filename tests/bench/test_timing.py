@@ -39,8 +39,15 @@ def test_variants_take_turns_and_rotate():
 
         return choose
 
-    samples = interleave({"a": variant("a", 10), "b": variant("b", 20)}, Budget(3, seconds=9), clock)
+    woken = []
+
+    def before():
+        clock.spend(500)  # Nor must waking the threads.
+        woken.append(len(order))
+
+    samples = interleave({"a": variant("a", 10), "b": variant("b", 20)}, Budget(3, seconds=9), clock, before)
     assert order == [(r, name) for r in range(4) for name in "ab"]
+    assert woken == [2, 3, 4, 5, 6, 7]  # before each timed call
     assert samples["a"].us == (10.0,) * 3
     assert samples["b"].us == (20.0,) * 3
 
