@@ -1,6 +1,7 @@
 """The compiled core (csrc/python/module.cpp). Pointers are integers, 0 is null; enumerations as in nvfp4/problem.h.
 
-Private: only `nvfp4.backends` calls kernels. An argument the core refuses is a ValueError.
+A bias_dtype of -1 means that there is no bias. An argument the core refuses is a ValueError. Private: only
+`nvfp4.backends` calls kernels.
 """
 
 from typing import Protocol

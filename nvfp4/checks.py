@@ -203,7 +203,16 @@ def check_linear(
             if input_global_scale is not None
             else activations in ("row", "tensor", "none")
         )
-        and bias is None
+        and (
+            bias is None
+            or (
+                isinstance(bias, Tensor)
+                and bias.dtype in FLOATS
+                and bias.shape == (out_features,)
+                and bias.device == x.device
+                and bias.is_contiguous()
+            )
+        )
         and weight.dtype is torch.uint8
         and not (k := x.shape[-1]) % GROUP_SIZE
         and weight.shape == (-(-out_features // 16), -(-k // 64), TILE_BYTES)

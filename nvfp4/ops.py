@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 from nvfp4 import checks
 from nvfp4 import layout as layouts
@@ -160,26 +161,22 @@ _linear_op = torch.ops.nvfp4.linear.default
 _dequantize_op = torch.ops.nvfp4.dequantize.default
 
 
-def _keys(x: Tensor) -> int:
-    keys: int = torch._C._dispatch_keys(x).raw_repr()
-    return keys
+def _plain(t: Tensor | None) -> bool:
+    """Whether the memory of a CPU tensor is its values: no subclass, lazy negation, lazy zeros or other layout."""
+    return t is None or (
+        type(t) in (Tensor, Parameter)
+        and t.is_cpu
+        and t.layout is torch.strided
+        and not t.is_neg()
+        and not t._is_zerotensor()
+    )
 
 
-def _plain_keys() -> frozenset[int]:
-    with torch.inference_mode():
-        inference = _keys(torch.empty(0, device="cpu"))
-    return frozenset((inference, _keys(torch.empty(0, device="cpu"))))
-
-
-_PLAIN_KEYS = _plain_keys()
-
-
-def _plain_eager(x: Tensor) -> bool:
+def _plain_eager(*tensors: Tensor | None) -> bool:
     """Whether nobody but a CPU kernel would see a call: no subclass, mode, transform, trace, autocast or profiler."""
     return (
         not torch.compiler.is_compiling()
-        and isinstance(x, Tensor)
-        and _keys(x) in _PLAIN_KEYS  # neither subclasses nor lazy negation, sparse, zero or wrapped tensors
+        and all(map(_plain, tensors))
         and not torch._C._is_any_autocast_enabled()
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._len_torch_function_stack()
@@ -190,7 +187,7 @@ def _plain_eager(x: Tensor) -> bool:
 
 
 def _below_autograd(x: Tensor, *args: Any) -> Tensor:
-    if _plain_eager(x):
+    if _plain_eager(x, *args[:5]):
         # A second pass through the dispatcher would cost as much as the rest of the call.
         return _linear(x, *args)
     with torch._C._AutoDispatchBelowAutograd():
@@ -324,7 +321,7 @@ def linear(
     The dispatcher converts nine arguments to C++ and back, which costs as much as all the rest of a call at M = 1.
     """
     rest = (weight, weight_scale, weight_global_scale, input_global_scale, bias, out_features, layout, activations)
-    if _plain_eager(x) and (bias is None or isinstance(bias, Tensor)):
+    if _plain_eager(x, weight, weight_scale, weight_global_scale, input_global_scale, bias):
         return _linear_autograd(x, *rest) if _wants_gradient(x, bias) else _linear(x, *rest)
     if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
         # torch.func's transforms take a Function only here: below the dispatcher it is too late for them.

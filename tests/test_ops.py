@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.library import opcheck
 
 import nvfp4
 from helpers import outliers, quantized, same_bits
-from nvfp4 import ops
+from nvfp4 import _C, ops
 
 nvfp4_ops = torch.ops.nvfp4
 
@@ -189,9 +192,69 @@ def test_matmul_refuses_a_trainable_bias() -> None:
         assert nvfp4.matmul(w, w, torch.zeros(48, requires_grad=True)).shape == (48, 48)
 
 
-def test_lazy_negation_and_zero_tensors() -> None:
-    w, x = quantized(48, 64), torch.randn(3, 64)
-    assert same_bits(nvfp4.linear(torch._neg_view(x), w), nvfp4.linear(-x, w))
+class Wrapped(torch.Tensor):
+    """A tensor without memory of its own: only its dispatch knows the values."""
+
+    @classmethod
+    def of(cls, inner: Tensor) -> Wrapped:
+        outer = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+        outer.inner = inner
+        return outer
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return func(*(arg.inner if isinstance(arg, Wrapped) else arg for arg in args), **(kwargs or {}))
+
+
+def linear_arguments(layout: str) -> dict[str, Any]:
+    w = nvfp4.to_layout(quantized(48, 64), layout)
+    return {
+        "x": torch.randn(3, 64),
+        "weight": w.packed,
+        "weight_scale": w.scale.view(torch.uint8),
+        "weight_global_scale": w.global_scale,
+        "input_global_scale": torch.tensor([700.0]),
+        "bias": torch.randn(48),
+        "out_features": 48,
+        "layout": layout,
+        "activations": "static",
+    }
+
+
+@pytest.mark.parametrize("call", [ops.linear, torch.ops.nvfp4.linear.default])
+@pytest.mark.parametrize("name", ["x", "bias", "weight_global_scale", "input_global_scale"])
+def test_lazy_negation(call: Any, name: str) -> None:
+    given = linear_arguments("n16k64")
+    wanted = call(*given.values())
+    given[name] = torch._neg_view(-given[name])
+    assert given[name].is_neg()
+    assert same_bits(call(*given.values()), wanted)
+
+
+@pytest.mark.parametrize("call", [ops.linear, torch.ops.nvfp4.linear.default])
+@pytest.mark.parametrize("layout", ["n16k64", "plain"])
+@pytest.mark.parametrize("name", ["x", "weight", "weight_scale", "weight_global_scale", "input_global_scale", "bias"])
+def test_a_subclass_sees_the_call(call: Any, layout: str, name: str) -> None:
+    given = linear_arguments(layout)
+    wanted = call(*given.values())
+    given[name] = Wrapped.of(given[name])
+    assert same_bits(call(*given.values()), wanted)
+
+
+def test_a_fake_bias_gives_a_fake_result() -> None:
+    given = linear_arguments("n16k64")
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    given["bias"] = mode.from_tensor(given["bias"])
+    assert isinstance(ops.linear(*given.values()), FakeTensor)
+
+
+def test_a_bias_without_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="a bias without memory"):
+        _C.cpu.gemm_w4a16(1, 16, 0, 0, 0, 0, 0, 1, False, 0, 0, 0, 0, 1)
+
+
+def test_zero_tensors() -> None:
+    w = quantized(48, 64)
     assert not nvfp4.linear(torch._efficientzerotensor(3, 64), w).any()
 
 

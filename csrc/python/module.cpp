@@ -48,6 +48,8 @@ ScaleLayout scale_layout_of(int value) { return enumerator("scale_layout", value
 
 GlobalScale mode_of(int value) { return enumerator("mode", value, GlobalScale::kComputeRow); }
 
+constexpr int kNoBias = -1;  // as a bias_dtype
+
 // What W4A4, W4A16 and linear share: the weight, the bias and the output.
 GemmProblem gemm_problem(int64_t m, int64_t n, int64_t k, Address b_tiles, Address b_global_scale,
                          bool b_global_scale_per_row, Address bias, int bias_dtype, Address out, int out_dtype) {
@@ -58,8 +60,11 @@ GemmProblem gemm_problem(int64_t m, int64_t n, int64_t k, Address b_tiles, Addre
   problem.b_tiles = pointer<const uint8_t>(b_tiles);
   problem.b_global_scale = pointer<const float>(b_global_scale);
   problem.b_global_scale_per_row = b_global_scale_per_row;
-  problem.bias = pointer<const void>(bias);
-  problem.bias_dtype = dtype_of("bias_dtype", bias_dtype);
+  if (bias_dtype != kNoBias) {
+    nvfp4::check(bias != 0 || n == 0, "gemm: got a bias without memory, wanted one whose values can be read");
+    problem.bias = pointer<const void>(bias);
+    problem.bias_dtype = dtype_of("bias_dtype", bias_dtype);
+  }
   problem.out = pointer<void>(out);
   problem.out_dtype = dtype_of("out_dtype", out_dtype);
   return problem;

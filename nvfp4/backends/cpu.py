@@ -21,6 +21,7 @@ _kernels = _C.cpu
 # Values of the enums in csrc/include/nvfp4/problem.h.
 _DTYPE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _GIVEN_TENSOR, _GIVEN_ROW, _COMPUTE_TENSOR, _COMPUTE_ROW = 0, 1, 2, 3
+_NO_BIAS = -1
 _SCHEME = {"nvfp4": 0, "compressed-tensors": 1}
 _SCALE_LAYOUT = {"plain": 0, "128x4": 1}
 
@@ -42,6 +43,11 @@ def _rows(x: Tensor) -> tuple[Tensor, int, int]:
     if x.dim() == 2 and x.stride(1) == 1:
         return x, x.shape[0], x.stride(0)
     return x.contiguous(), x.shape[:-1].numel(), k
+
+
+def _bias(bias: Tensor | None) -> tuple[int, int]:
+    """Pointer and dtype of a bias. No bias is told by the dtype, so that a tensor without memory is an error."""
+    return (0, _NO_BIAS) if bias is None else (bias.data_ptr(), _DTYPE[bias.dtype])
 
 
 class CpuBackend(Backend):
@@ -134,12 +140,10 @@ class CpuBackend(Backend):
         out = torch.empty((*lead, n), dtype=out_dtype, device=_CPU)
         a_packed, a_scale = a_packed.contiguous(), a_scale.contiguous()
         a_global_scale, b_global_scale = a_global_scale.contiguous(), b_global_scale.contiguous()
-        bias = None if bias is None else bias.contiguous()
         _kernels.gemm_w4a4(
             lead.numel(), n, k, a_packed.data_ptr(), a_scale.data_ptr(), a_global_scale.data_ptr(),
             a_global_scale.dim() > 1, tiles.data_ptr(), b_global_scale.data_ptr(), b_global_scale.dim() > 1,
-            0 if bias is None else bias.data_ptr(), 0 if bias is None else _DTYPE[bias.dtype],
-            out.data_ptr(), _DTYPE[out_dtype], _threads(),
+            *_bias(bias), out.data_ptr(), _DTYPE[out_dtype], _threads(),
         )  # fmt: skip
         return out
 
@@ -161,7 +165,7 @@ class CpuBackend(Backend):
         *lead, k = x.shape
         out = x.new_empty(*lead, out_features)
         x, m, stride = _rows(x)
-        bias_ptr, bias_dtype = (0, 0) if bias is None else (bias.data_ptr(), _DTYPE[bias.dtype])
+        bias_ptr, bias_dtype = _bias(bias)
         per_row = weight_global_scale.dim() > 1
         if activations == "none":
             record(self._linear_w4a16)

@@ -18,7 +18,7 @@ __all__ = ["linear_w4a4", "quantize_rows"]
 
 # Values of the enums in csrc/include/nvfp4/problem.h.
 _DTYPE = {DTYPES["float32"]: 0, DTYPES["float16"]: 1, DTYPES["bfloat16"]: 2}
-_COMPUTE_ROW, _SCHEME_NVFP4, _SCALES_PLAIN = 3, 0, 0
+_COMPUTE_ROW, _SCHEME_NVFP4, _SCALES_PLAIN, _NO_BIAS = 3, 0, 0, -1
 
 
 def _threads() -> int:
@@ -49,6 +49,6 @@ def linear_w4a4(x: Tensor, weight: NVFP4Tensor, out: Tensor) -> Callable[[], Non
     (m, k), n, threads, kernel = x.shape, weight.shape[0], _threads(), _C.cpu.linear_w4a4
     arguments = (
         m, n, k, x.data_ptr(), _DTYPE[x.dtype], k, _COMPUTE_ROW, 0, weight.packed.data_ptr(),
-        weight.global_scale.data_ptr(), False, 0, 0, out.data_ptr(), _DTYPE[out.dtype], threads,
+        weight.global_scale.data_ptr(), False, 0, _NO_BIAS, out.data_ptr(), _DTYPE[out.dtype], threads,
     )  # fmt: skip
     return _call(kernel, arguments, (x, weight, out))
