@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nvfp4.bench import cases
+from nvfp4.bench import cases, runner
 from nvfp4.bench.machine import describe, last_level_cache
 from nvfp4.bench.operands import LinearOperands, RowOperands, cold_bytes
 
@@ -23,9 +23,15 @@ def pytest_generate_tests(metafunc):
     option = metafunc.config.getoption
     shapes = [cases.parse_shape(text) for text in option("--shape")] or cases.SHAPES
     tokens = cases.parse_tokens(option("--m")) if option("--m") else None
-    ops = metafunc.module.OPS
+    # What stands beside our ops does not depend on the op, so it is measured with the first one's cases.
+    beside = getattr(metafunc.function, "beside", None)
+    ops = metafunc.module.OPS[:1] if beside else metafunc.module.OPS
     chosen = cases.make_cases(ops, shapes, tokens, cases.parse_dtype(option("--dtype")))
-    metafunc.parametrize("case", chosen, ids=str)
+    if not beside:
+        metafunc.parametrize("case", [case for case in chosen if runner.is_served(case)], ids=str)
+        return
+    pairs = [(case, name) for case in chosen for name in beside(case)]
+    metafunc.parametrize(("case", "name"), pairs, ids=[f"{case}-{name}" for case, name in pairs])
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):

@@ -6,9 +6,10 @@ import torch
 from nvfp4.nn import NVFP4Linear, prepare
 
 
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize("kind", ["NVFP4Linear", "nn.Linear"])
-def test_call(benchmark, kind):
-    module = torch.nn.Linear(64, 16, bias=False, dtype=torch.bfloat16)
+def test_call(benchmark, kind, bias):
+    module = torch.nn.Linear(64, 16, bias=bias, dtype=torch.bfloat16)
     if kind == "NVFP4Linear":
         module = NVFP4Linear.from_linear(module)
         prepare(module)

@@ -17,7 +17,7 @@ from nvfp4.formats import E2M1_VALUES, GROUP_SIZE
 from nvfp4.functional import to_layout
 from nvfp4.tensor import NVFP4Tensor
 
-__all__ = ["INT4_GROUP", "LinearOperands", "Peers", "RowOperands", "cold_bytes", "copies"]
+__all__ = ["INT4_GROUP", "LinearOperands", "Peers", "RowOperands", "cold_bytes", "copies", "takes_int4"]
 
 INT4_GROUP = 32
 """Group size of torch's int4 weights: its smallest, the nearest to 16."""
@@ -46,6 +46,11 @@ def _codes(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
+def takes_int4(n: int, k: int) -> bool:
+    """Whether torch's int4 kernel has this shape."""
+    return n % 16 == 0 and k % INT4_GROUP == 0
+
+
 @dataclass(frozen=True)
 class Peers:
     """Torch's own weights of the same shape, each a list of copies; empty where torch cannot hold this shape."""
@@ -61,7 +66,7 @@ class Peers:
         fp32 = [weight, *(weight.clone() for _ in range(copies(weight.nbytes, cold) - 1))]
         bf16 = [weight.bfloat16() for _ in range(copies(weight.nbytes // 2, cold))]
         int4: list[tuple[Tensor, Tensor]] = []
-        if n % 16 == 0 and k % INT4_GROUP == 0:
+        if takes_int4(n, k):
             codes = torch.randint(0, 16, (n, k), dtype=torch.int32, generator=generator)
             packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 2)
             scale_zero = torch.rand(k // INT4_GROUP, n, 2, generator=generator).mul_(k**-0.5).bfloat16()

@@ -19,7 +19,7 @@ from nvfp4.bench.roofline import Probes
 from nvfp4.bench.timing import Budget, Samples, interleave
 from nvfp4.bench.variants import INT4, TORCH_BF16, TORCH_FP32, linear_variants, peer_variants, row_variants
 
-__all__ = ["Report", "Settings", "backend_of", "run"]
+__all__ = ["Report", "Settings", "backend_of", "is_served", "run"]
 
 _PEERS = (TORCH_BF16, TORCH_FP32, INT4)
 _KERNEL_ENDINGS = {op: f"/{op.replace('-', '/')}" for op in OPS}
@@ -75,6 +75,11 @@ def backend_of(case: Case) -> backends.Backend:
     return backends.select(*desc)
 
 
+def is_served(case: Case) -> bool:
+    """Whether there is such a kernel: `quantize-kernel` is of the cpu backend alone."""
+    return case.op != "quantize-kernel" or backend_of(case).name == "cpu"
+
+
 class _Session:
     """One run: the weights of the shape at hand stay while its groups are measured."""
 
@@ -104,7 +109,7 @@ class _Session:
     def measure(self, group: Sequence[Case]) -> list[Row]:
         """The rows of cases that share operands and peers."""
         served = {case: backend_of(case) for case in group}
-        cases = [case for case in group if case.op != "quantize-kernel" or served[case].name == "cpu"]
+        cases = [case for case in group if is_served(case)]
         if len(cases) < len(group):
             self._note(f"quantize-kernel left out: it is of the cpu backend, and {served[group[0]].name} serves")
         if not cases:

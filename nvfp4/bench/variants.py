@@ -12,11 +12,20 @@ from torch import Tensor
 
 from nvfp4.bench import direct, refcheck
 from nvfp4.bench.cases import Case
-from nvfp4.bench.operands import INT4_GROUP, LinearOperands, Peers, RowOperands
+from nvfp4.bench.operands import INT4_GROUP, LinearOperands, Peers, RowOperands, takes_int4
 from nvfp4.bench.timing import Variant
 from nvfp4.tensor import NVFP4Tensor
 
-__all__ = ["INT4", "MEMCPY", "TORCH_BF16", "TORCH_FP32", "linear_variants", "peer_variants", "row_variants"]
+__all__ = [
+    "INT4",
+    "MEMCPY",
+    "TORCH_BF16",
+    "TORCH_FP32",
+    "linear_variants",
+    "peer_names",
+    "peer_variants",
+    "row_variants",
+]
 
 TORCH_BF16, TORCH_FP32, INT4 = "torch bf16", "torch fp32", "torch int4pack"
 MEMCPY = ("memcpy torch", "memcpy libc")
@@ -61,6 +70,11 @@ def linear_variants(cases: Sequence[Case], x: Tensor, operands: LinearOperands) 
             refcheck.check_linear(case.op, x, operands, call())
         variants[case.op] = _rotated(calls, _linear_call(case.op, small_x, small.weights[0]))
     return variants
+
+
+def peer_names(case: Case) -> tuple[str, ...]:
+    """The peers that have a case's shape: the keys of its `peer_variants`."""
+    return (TORCH_BF16, TORCH_FP32, INT4) if takes_int4(case.n, case.k) else (TORCH_BF16, TORCH_FP32)
 
 
 def peer_variants(x: Tensor, operands: LinearOperands) -> dict[str, Variant]:

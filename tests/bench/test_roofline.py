@@ -1,4 +1,4 @@
-"""The probes: what they say is a rate, and the fastest of two counts."""
+"""The probes: what they say is a rate, and the faster of two copies or matmuls counts."""
 
 import pytest
 
