@@ -103,6 +103,7 @@ def check_group_multiple(k: int, what: str) -> None:
     if k % GROUP_SIZE:
         lower, upper = k // GROUP_SIZE * GROUP_SIZE, (k // GROUP_SIZE + 1) * GROUP_SIZE
         nearest = upper if k - lower > GROUP_SIZE // 2 or lower == 0 else lower
+        pad = "pad with zeros" if nearest == upper else f"to pad with zeros, take {upper}"
         raise ValueError(
-            f"{what}: got K = {k}, wanted a multiple of {GROUP_SIZE}; the nearest legal K is {nearest} (pad with zeros)"
+            f"{what}: got K = {k}, wanted a multiple of {GROUP_SIZE}; the nearest legal K is {nearest} ({pad})"
         )

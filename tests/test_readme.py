@@ -14,7 +14,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("index", range(len(BLOCKS)))
-def test_examples_run(index: int) -> None:
+def test_examples_run(index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # The README writes files.
     exec(compile(BLOCKS[index], f"README.md, Python block {index}", "exec"), {})
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any, NoReturn
 
-import torch
-
-from nvfp4 import _C
 from nvfp4.backends.base import Backend, Desc
 
 __all__ = ["CudaBackend", "TritonBackend"]
@@ -33,12 +29,8 @@ class CudaBackend(_Absent):
     name = "cuda"
 
     def supports(self, desc: Desc) -> tuple[bool, str]:
-        """No: says what is missing first, the kernels or the GPU."""
-        if desc.device != "cuda":
-            return False, f"tensors are on {desc.device}, the kernels need a CUDA device"
-        if not torch.cuda.is_available():
-            return False, "torch sees no CUDA device"
-        return False, f"no CUDA kernels in this build (compiled for: {_C.build_info()['cuda'] or 'nothing'})"
+        """No, on every machine."""
+        return False, "this version of nvfp4 has no CUDA kernels"
 
 
 class TritonBackend(_Absent):
@@ -47,9 +39,5 @@ class TritonBackend(_Absent):
     name = "triton"
 
     def supports(self, desc: Desc) -> tuple[bool, str]:
-        """No: says what is missing first."""
-        if desc.device != "cuda":
-            return False, f"tensors are on {desc.device}, Triton needs a GPU"
-        if importlib.util.find_spec("triton") is None:
-            return False, "Triton is not installed"
+        """No, on every machine."""
         return False, "this version of nvfp4 has no Triton kernels"

@@ -115,7 +115,8 @@ def _from_folder(folder: Path, name: str) -> DemoModel:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        load: Any = AutoModelForCausalLM.from_pretrained
+        model, loaded = load(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DemoError(
             f"{folder}: {error}; wanted a causal language model and its tokenizer. If nvfp4 made this folder, remove "
@@ -124,5 +125,12 @@ def _from_folder(folder: Path, name: str) -> DemoModel:
     finally:
         if bars:
             logging.enable_progress_bar()
+    missing = sorted(loaded["missing_keys"])
+    if missing:
+        raise DemoError(
+            f"{folder}: the checkpoint lacks {len(missing)} of the model's tensors, such as {missing[0]}, which would "
+            "be random; wanted an unquantised checkpoint (quantised ones cannot be read yet: pass the original's "
+            "folder and --recipe)"
+        )
     model.requires_grad_(False)
     return DemoModel(model.train(False), tokenizer, name)
