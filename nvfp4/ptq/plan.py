@@ -51,8 +51,8 @@ class Plan:
 
 
 def name_patterns(names: Iterable[str]) -> Counter[str]:
-    """Names with every number replaced by ``*``, and how many names each pattern stands for."""
-    return Counter(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in names)
+    """Names with every number replaced by ``*``, and how many names each pattern stands for; bare numbers stay."""
+    return Counter(re.sub(r"(?<![^.])\d+(?![^.])", "*", n) if re.search("[^0-9.]", n) else n for n in names)
 
 
 def _own_forward(linear: nn.Linear) -> str | None:

@@ -21,6 +21,7 @@ def planned(*names: str) -> list[Planned]:
 def test_name_patterns() -> None:
     names = ["model.layers.0.mlp.up", "model.layers.17.mlp.up", "h.3", "0.weight2.v3", "lm_head"]
     assert name_patterns(names) == {"model.layers.*.mlp.up": 2, "h.*": 1, "*.weight2.v3": 1, "lm_head": 1}
+    assert name_patterns(["0", "2", "4.1"]) == {"0": 1, "2": 1, "4.1": 1}
 
 
 def test_every_linear_is_matched_or_has_a_reason() -> None:

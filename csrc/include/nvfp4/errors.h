@@ -1,6 +1,7 @@
 // The one exception the core throws. Its message says what was wrong, what was got, what was wanted and what to do.
 #pragma once
 
+#include <cstdio>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -16,7 +17,11 @@ namespace detail {
 inline void append(std::string&) {}
 template <typename T, typename... Rest>
 void append(std::string& out, const T& value, const Rest&... rest) {
-  if constexpr (std::is_arithmetic_v<T>) {
+  if constexpr (std::is_floating_point_v<T>) {
+    char text[32];
+    snprintf(text, sizeof(text), "%g", static_cast<double>(value));
+    out += text;
+  } else if constexpr (std::is_arithmetic_v<T>) {
     out += std::to_string(value);
   } else {
     out += value;
