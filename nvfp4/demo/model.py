@@ -56,7 +56,7 @@ def load(path: Path | None, report: Callable[[str], None]) -> DemoModel:
         DemoError: a missing extra, a folder that holds no causal language model, or an unwritable cache.
     """
     if path is None:
-        return _from_folder(assemble(report), "Gemma 3 270M")
+        return _from_folder(assemble(report), "Gemma 3 270M (dequantised Q4_K_M)")
     require_extra()
     if not (path / "config.json").is_file():
         raise DemoError(f"--model {path}: no config.json there; wanted a local folder in Hugging Face's layout")
