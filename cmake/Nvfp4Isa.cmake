@@ -9,10 +9,11 @@ function(nvfp4_select_isas sources_variable definitions_variable)
     # GCC's own AVX-512 header initialises a variable with itself and then warns of it (GCC bug 105593).
     list(APPEND avx512 -Wno-uninitialized -Wno-maybe-uninitialized)
   endif()
-  set(x86_64_isas AVX2 AVX512 AVX512VNNI)
+  set(x86_64_isas AVX2 AVX512 AVX512VNNI AVX512BF16)
   set(flags_AVX2 -mavx2 -mfma -mf16c)
   set(flags_AVX512 ${avx512})
   set(flags_AVX512VNNI ${avx512} -mavx512vnni)
+  set(flags_AVX512BF16 ${avx512} -mavx512bf16)
   set(aarch64_isas NEON)
   set(flags_NEON -march=armv8.2-a+dotprod+fp16)
 

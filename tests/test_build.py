@@ -18,7 +18,7 @@ from nvfp4 import _C
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".cpp", ".h", ".cu", ".cuh"}]
-WEAK_ISA_FUNCTION = re.compile(r"_(avx2|avx512|avx512vnni|neon)\.cpp\.o:\S+ W ")
+WEAK_ISA_FUNCTION = re.compile(r"_(avx2|avx512|avx512vnni|avx512bf16|neon)\.cpp\.o:\S+ W ")
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ DequantizeKernel dequantize_kernel(InstructionSet isa) {
     case InstructionSet::kAvx2:
     case InstructionSet::kAvx512:  // bound by the memory it writes, so wider vectors have nothing to add
     case InstructionSet::kAvx512Vnni:
+    case InstructionSet::kAvx512Bf16:
       return dequantize_row_avx2;
 #endif
 #if defined(NVFP4_WITH_NEON)

@@ -18,9 +18,8 @@ namespace {
 
 // Tokens that go through the weights together at most: bounds the scratch. A multiple of every block width.
 constexpr int64_t kTokensAtOnce = 256;
-// Tiles decoded at a time, for W4A4 and W4A16: with a block of tokens they stay in a 32 KiB first-level cache.
+// W4A4's tiles decoded at a time: with a block of tokens they stay in a 32 KiB first-level cache.
 constexpr int64_t kChunkTiles = 8;
-constexpr int64_t kFloatChunkTiles = 4;
 constexpr int64_t kLineBytes = 64;
 // Panels that take turns at a chunk, so that its tokens, when they are too many for the second-level cache with all
 // their columns, are read from the third level once for all of these panels. With few tokens it would only scatter the
@@ -77,10 +76,11 @@ struct Pass {
   uint8_t* blocks;
 
   bool wide() const { return problem.a_packed == nullptr; }  // W4A16: float activations
-  int tokens() const { return wide() ? float_kernels.tokens : kernels.tokens; }
+  const dispatch::GemmCosts& costs() const { return wide() ? float_kernels.costs : kernels.costs; }
+  int tokens() const { return costs().tokens; }
   int width(int64_t token) const { return static_cast<int>(std::min<int64_t>(tokens(), token_count - token)); }
   int64_t tile_bytes() const {  // of one token
-    return wide() ? kTileCols * int64_t{sizeof(float)} : kTileGroups * token_group_bytes(1);
+    return wide() ? kTileCols * float_kernels.element_bytes : kTileGroups * token_group_bytes(1);
   }
   int64_t chunk_size(int64_t tile) const { return std::min(chunk_tiles, tile_columns - tile); }
   uint8_t* block(int64_t first_tile, int64_t token) const {
@@ -94,9 +94,6 @@ struct Pass {
   void write(int64_t panel, int64_t token, const float* sums) const {
     write_outputs(problem, kernels, first_token + token, width(token), panel * kTileRows, rows(panel), sums);
   }
-  float* float_block(int64_t first_tile, int64_t token) const {
-    return reinterpret_cast<float*>(block(first_tile, token));
-  }
 };
 
 void prepare_block(const Pass& pass, int64_t token) {
@@ -105,11 +102,13 @@ void prepare_block(const Pass& pass, int64_t token) {
   const bool unsigned_codes = pass.path == dispatch::GemmPath::kPanel && pass.kernels.unsigned_in_panel;
   for (int64_t tile = 0; tile < pass.tile_columns; tile += pass.chunk_tiles) {
     const int64_t count = pass.chunk_size(tile);
-    if (pass.wide()) {
-      widen_tokens(pass.problem, first, width, tile, count, pass.float_block(tile, token));
-    } else {
+    if (!pass.wide()) {
       expand_tokens(pass.problem, first, width, tile, count, unsigned_codes, pass.kernels.offset_bias,
                     pass.block(tile, token));
+    } else if (pass.float_kernels.element_bytes == sizeof(float)) {
+      widen_tokens(pass.problem, first, width, tile, count, reinterpret_cast<float*>(pass.block(tile, token)));
+    } else {
+      copy_tokens(pass.problem, first, width, tile, count, pass.block(tile, token));
     }
   }
 }
@@ -130,7 +129,7 @@ void stream_panel(const Pass& pass, int64_t panel) {
     alignas(64) float sums[kMaxTokens * kTileRows] = {};
     const int width = pass.width(token);
     if (pass.wide()) {
-      pass.float_kernels.stream(tiles, pass.tile_columns, pass.float_block(0, token), width, sums);
+      pass.float_kernels.stream(tiles, pass.tile_columns, pass.block(0, token), width, sums);
     } else {
       pass.kernels.stream(tiles, pass.tile_columns, pass.block(0, token), width, sums);
     }
@@ -149,9 +148,8 @@ const uint8_t* prefetch(const uint8_t* data, int64_t lines) {
 // it.
 void add_chunk(const Pass& pass, int64_t panel, int64_t tile, const uint8_t* next, uint8_t* decoded, float* sums) {
   const int64_t count = pass.chunk_size(tile);
-  float* decoded_floats = reinterpret_cast<float*>(decoded);
   if (pass.wide()) {
-    pass.float_kernels.decode(pass.tiles(panel, tile), count, decoded_floats);
+    pass.float_kernels.decode(pass.tiles(panel, tile), count, decoded);
   } else {
     pass.kernels.decode(pass.tiles(panel, tile), count, decoded);
   }
@@ -161,27 +159,31 @@ void add_chunk(const Pass& pass, int64_t panel, int64_t tile, const uint8_t* nex
     const int width = pass.width(token);
     float* block_sums = sums + token * pass.sums_per_token();
     if (pass.wide()) {
-      pass.float_kernels.panel(decoded_floats, count * kTileGroups, pass.float_block(tile, token), width, block_sums);
+      pass.float_kernels.panel(decoded, count * kTileGroups, pass.block(tile, token), width, block_sums);
     } else {
       pass.kernels.panel(decoded, count * kTileGroups, pass.block(tile, token), width, block_sums);
     }
   }
 }
 
-void finish_panel(const Pass& pass, int64_t panel, float* sums) {
-  if (pass.wide()) {
-    for (int64_t i = 0; i < pass.token_count * kTileRows; ++i) {
-      const float* even = sums + i / kTileRows * pass.sums_per_token() + i % kTileRows;
-      sums[i] = even[0] + even[kTileRows];
-    }
-  }
+// `sums` holds the sums of one panel after the other. A block of tokens is written for all panels before the next one,
+// so that every line of the output is written once.
+void finish_panels(const Pass& pass, int64_t first_panel, int64_t panel_count, const float* sums) {
   for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
-    pass.write(panel, token, sums + token * kTileRows);
+    for (int64_t i = 0; i < panel_count; ++i) {
+      const float* block = sums + (i * pass.token_count + token) * pass.sums_per_token();
+      float added[kMaxTokens * kTileRows];
+      for (int64_t j = 0; pass.wide() && j < pass.width(token) * kTileRows; ++j) {
+        const float* first = block + j / kTileRows * 2 * kTileRows + j % kTileRows;
+        added[j] = first[0] + first[kTileRows];
+      }
+      pass.write(first_panel + i, token, pass.wide() ? added : block);
+    }
   }
 }
 
 void decode_panels(const Pass& pass, int64_t first_panel, int64_t panel_count, Scratch& scratch) {
-  const int64_t group_bytes = pass.wide() ? kFloatPanelGroup * int64_t{sizeof(float)} : kPanelGroupBytes;
+  const int64_t group_bytes = pass.wide() ? pass.float_kernels.panel_group_bytes : kPanelGroupBytes;
   const int64_t decoded_bytes = pass.chunk_tiles * kTileGroups * group_bytes;
   const int64_t sum_count = pass.token_count * pass.sums_per_token();
   uint8_t* decoded = scratch.reserve(decoded_bytes + panel_count * sum_count * int64_t{sizeof(float)});
@@ -194,7 +196,7 @@ void decode_panels(const Pass& pass, int64_t first_panel, int64_t panel_count, S
       add_chunk(pass, first_panel + i, tile, next, decoded, sums + i * sum_count);
     }
   }
-  for (int64_t i = 0; i < panel_count; ++i) finish_panel(pass, first_panel + i, sums + i * sum_count);
+  finish_panels(pass, first_panel, panel_count, sums);
 }
 
 void run_pass(const Pass& pass, int threads) {
@@ -223,12 +225,12 @@ void gemm(const GemmProblem& problem, int threads) {
   if (problem.m == 0 || problem.n == 0) return;
   const InstructionSet isa = current_isa();
   const GemmKernels& kernels = gemm_kernels(isa);
-  const FloatGemmKernels& float_kernels = float_gemm_kernels(isa);
+  const FloatGemmKernels& float_kernels = float_gemm_kernels(isa, problem.a_dtype);
   const bool wide = problem.a_packed == nullptr;
-  const int tokens = wide ? float_kernels.tokens : kernels.tokens;
-  const dispatch::GemmPath path = dispatch::choose_gemm(problem, isa, tokens).path;
+  const dispatch::GemmCosts& costs = wide ? float_kernels.costs : kernels.costs;
+  const dispatch::GemmPath path = dispatch::choose_gemm(problem, isa, costs).path;
   const int64_t tile_columns = ceil_div(problem.k, kTileCols);
-  const int64_t panel_chunk = wide ? kFloatChunkTiles : kChunkTiles;
+  const int64_t panel_chunk = wide ? float_kernels.chunk_tiles : kChunkTiles;
   const int64_t chunk_tiles = dispatch::decodes_panels(path) ? panel_chunk : tile_columns;
   thread_local Scratch activations;
   // Passes of equal length: 257 tokens are better 136 and 121 than 256 and 1.

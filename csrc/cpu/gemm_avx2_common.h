@@ -23,14 +23,8 @@ inline __m256i code_table(int offset) {
   return _mm256_broadcastsi128_si256(_mm_add_epi8(table, _mm_set1_epi8(static_cast<char>(offset))));
 }
 
-// Asks for the tile that comes kPrefetchBytes after this one. The hardware's own prefetcher keeps up with a plain read
-// but not with a loop that computes as long as it reads. Past the end of the weights this is a harmless hint.
-inline void prefetch_tile(const uint8_t* tile) {
-  constexpr int64_t kPrefetchBytes = 4 * kTileBytes;
-  for (int64_t line = 0; line < kTileBytes; line += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(tile + kPrefetchBytes + line), _MM_HINT_T0);
-  }
-}
+// How far ahead of the computing to ask for weights: measured with one and four tokens on Zen 3.
+constexpr int64_t kTilesAhead = 4;
 
 struct Nibbles {
   __m256i low, high;

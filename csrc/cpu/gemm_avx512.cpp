@@ -19,6 +19,6 @@ struct PairDot {
 
 }  // namespace
 
-const GemmKernels kGemmAvx512 = {8, false, 0, stream<PairDot>, decode, panel<PairDot>, finish};
+const GemmKernels kGemmAvx512 = {{8, 0.5, 2.5}, false, 0, stream<PairDot>, decode, panel<PairDot>, finish};
 
 }  // namespace nvfp4::cpu

@@ -11,6 +11,9 @@ namespace {
 
 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 
+// How far ahead of the computing to ask for weights: measured with one and four tokens on Zen 4.
+constexpr int64_t kTilesAhead = 8;
+
 // One 32-bit word in every lane; from memory this is a load and costs no arithmetic port.
 inline __m512i broadcast_word(const void* p) {
   int32_t word;
@@ -62,6 +65,7 @@ inline __attribute__((always_inline)) void stream_block(const uint8_t* tiles, in
   __m512 acc[T];
   for (int t = 0; t < T; ++t) acc[t] = _mm512_loadu_ps(sums + 16 * t);
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
+    prefetch_tile(tiles, kTilesAhead);
     for (int g = 0; g < kTileGroups; ++g, block += token_group_bytes(T)) {
       const __m512 s_b = scale_bits(tiles + kTileCodeBytes + 16 * g);
       add_group<T>(decode_codes(tiles + 128 * g), s_b, block, dot, acc);

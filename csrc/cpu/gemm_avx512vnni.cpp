@@ -16,6 +16,6 @@ struct VnniDot {
 
 }  // namespace
 
-const GemmKernels kGemmAvx512Vnni = {8, false, 0, stream<VnniDot>, decode, panel<VnniDot>, finish};
+const GemmKernels kGemmAvx512Vnni = {{8, 0.5, 2.5}, false, 0, stream<VnniDot>, decode, panel<VnniDot>, finish};
 
 }  // namespace nvfp4::cpu

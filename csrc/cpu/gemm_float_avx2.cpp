@@ -68,7 +68,7 @@ void stream_block(const uint8_t* tiles, int64_t tile_count, const float* block, 
   __m128i nans = _mm_setzero_si128();
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
     const uint8_t* scales = tiles + kTileCodeBytes;
-    prefetch_tile(tiles);
+    prefetch_tile(tiles, kTilesAhead);
     nans = _mm_or_si128(nans, nan_rows(scales));
     for (int g = 0; g < kTileGroups; ++g, block += kGroupSize * T) {
       __m256 group[T][4];
@@ -102,7 +102,8 @@ inline __m256 column_floats(__m256i twice, int column) {
   return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srai_epi32(top, 24)), _mm256_set1_ps(0.5f));
 }
 
-void decode(const uint8_t* tiles, int64_t tile_count, float* panel) {
+void decode(const uint8_t* tiles, int64_t tile_count, void* decoded) {
+  float* panel = static_cast<float*>(decoded);
   const __m256i table = code_table(0);
   const __m256 to_value = _mm256_castsi256_ps(_mm256_set1_epi32(247 << 23));  // 2^120
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
@@ -161,34 +162,37 @@ void panel_block(const float* panel, int64_t group_count, const float* block, fl
   }
 }
 
-void stream(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums) {
+void stream(const uint8_t* tiles, int64_t tile_count, const void* block, int width, float* sums) {
+  const float* x = static_cast<const float*>(block);
   switch (width) {
     case 1:
-      return stream_block<1>(tiles, tile_count, block, sums);
+      return stream_block<1>(tiles, tile_count, x, sums);
     case 2:
-      return stream_block<2>(tiles, tile_count, block, sums);
+      return stream_block<2>(tiles, tile_count, x, sums);
     case 3:
-      return stream_block<3>(tiles, tile_count, block, sums);
+      return stream_block<3>(tiles, tile_count, x, sums);
     default:
-      return stream_block<4>(tiles, tile_count, block, sums);
+      return stream_block<4>(tiles, tile_count, x, sums);
   }
 }
 
-void panel(const float* panel, int64_t group_count, const float* block, int width, float* chains) {
+void panel(const void* panel, int64_t group_count, const void* block, int width, float* chains) {
+  const float* w = static_cast<const float*>(panel);
+  const float* x = static_cast<const float*>(block);
   switch (width) {
     case 1:
-      return panel_block<1>(panel, group_count, block, chains);
+      return panel_block<1>(w, group_count, x, chains);
     case 2:
-      return panel_block<2>(panel, group_count, block, chains);
+      return panel_block<2>(w, group_count, x, chains);
     case 3:
-      return panel_block<3>(panel, group_count, block, chains);
+      return panel_block<3>(w, group_count, x, chains);
     default:
-      return panel_block<4>(panel, group_count, block, chains);
+      return panel_block<4>(w, group_count, x, chains);
   }
 }
 
 }  // namespace
 
-const FloatGemmKernels kFloatGemmAvx2 = {4, stream, decode, panel};
+const FloatGemmKernels kFloatGemmAvx2 = {{4, 1.0, 2.5}, 4, kFloatPanelGroupBytes, 4, stream, decode, panel};
 
 }  // namespace nvfp4::cpu

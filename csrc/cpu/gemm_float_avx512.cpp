@@ -17,6 +17,7 @@ void stream_floats(const uint8_t* tiles, int64_t tile_count, const float* block,
   __m512 even[T], odd[T];
   for (int t = 0; t < T; ++t) even[t] = odd[t] = _mm512_setzero_ps();
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
+    prefetch_tile(tiles, kTilesAhead);
     for (int g = 0; g < kTileGroups; ++g, block += kGroupSize * T) {
       __m512 group_even[T], group_odd[T];
       for (int t = 0; t < T; ++t) group_even[t] = group_odd[t] = _mm512_setzero_ps();
@@ -45,7 +46,8 @@ void stream_floats(const uint8_t* tiles, int64_t tile_count, const float* block,
   for (int t = 0; t < T; ++t) _mm512_storeu_ps(sums + 16 * t, _mm512_add_ps(even[t], odd[t]));
 }
 
-void decode_floats(const uint8_t* tiles, int64_t tile_count, float* panel) {
+void decode_floats(const uint8_t* tiles, int64_t tile_count, void* decoded) {
+  float* panel = static_cast<float*>(decoded);
   const __m512 values = value_table();
   const __m512 to_value = _mm512_castsi512_ps(_mm512_set1_epi32(247 << 23));  // 2^120
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
@@ -88,16 +90,20 @@ void panel_floats(const float* panel, int64_t group_count, const float* block, f
   }
 }
 
-void stream_any(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums) {
-  with_width(width, [&](auto tag) { stream_floats<decltype(tag)::value>(tiles, tile_count, block, sums); });
+void stream_any(const uint8_t* tiles, int64_t tile_count, const void* block, int width, float* sums) {
+  const float* x = static_cast<const float*>(block);
+  with_width(width, [&](auto tag) { stream_floats<decltype(tag)::value>(tiles, tile_count, x, sums); });
 }
 
-void panel_any(const float* panel, int64_t group_count, const float* block, int width, float* chains) {
-  with_width(width, [&](auto tag) { panel_floats<decltype(tag)::value>(panel, group_count, block, chains); });
+void panel_any(const void* panel, int64_t group_count, const void* block, int width, float* chains) {
+  const float* w = static_cast<const float*>(panel);
+  const float* x = static_cast<const float*>(block);
+  with_width(width, [&](auto tag) { panel_floats<decltype(tag)::value>(w, group_count, x, chains); });
 }
 
 }  // namespace
 
-const FloatGemmKernels kFloatGemmAvx512 = {8, stream_any, decode_floats, panel_any};
+const FloatGemmKernels kFloatGemmAvx512 = {{8, 1.0, 2.5}, 4,        kFloatPanelGroupBytes, 4, stream_any,
+                                           decode_floats, panel_any};
 
 }  // namespace nvfp4::cpu

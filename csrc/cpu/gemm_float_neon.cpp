@@ -54,7 +54,8 @@ void stream_block(const uint8_t* tiles, int64_t tile_count, const float* block, 
   }
 }
 
-void decode(const uint8_t* tiles, int64_t tile_count, float* panel) {
+void decode(const uint8_t* tiles, int64_t tile_count, void* decoded) {
+  float* panel = static_cast<float*>(decoded);
   const uint8x16_t table = vld1q_u8(kFloat16High);
   const float32x4_t to_value = vreinterpretq_f32_u32(vdupq_n_u32(247u << 23));  // 2^120
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
@@ -103,34 +104,37 @@ void panel_block(const float* panel, int64_t group_count, const float* block, fl
   }
 }
 
-void stream(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums) {
+void stream(const uint8_t* tiles, int64_t tile_count, const void* block, int width, float* sums) {
+  const float* x = static_cast<const float*>(block);
   switch (width) {
     case 1:
-      return stream_block<1>(tiles, tile_count, block, sums);
+      return stream_block<1>(tiles, tile_count, x, sums);
     case 2:
-      return stream_block<2>(tiles, tile_count, block, sums);
+      return stream_block<2>(tiles, tile_count, x, sums);
     case 3:
-      return stream_block<3>(tiles, tile_count, block, sums);
+      return stream_block<3>(tiles, tile_count, x, sums);
     default:
-      return stream_block<4>(tiles, tile_count, block, sums);
+      return stream_block<4>(tiles, tile_count, x, sums);
   }
 }
 
-void panel(const float* panel, int64_t group_count, const float* block, int width, float* chains) {
+void panel(const void* panel, int64_t group_count, const void* block, int width, float* chains) {
+  const float* w = static_cast<const float*>(panel);
+  const float* x = static_cast<const float*>(block);
   switch (width) {
     case 1:
-      return panel_block<1>(panel, group_count, block, chains);
+      return panel_block<1>(w, group_count, x, chains);
     case 2:
-      return panel_block<2>(panel, group_count, block, chains);
+      return panel_block<2>(w, group_count, x, chains);
     case 3:
-      return panel_block<3>(panel, group_count, block, chains);
+      return panel_block<3>(w, group_count, x, chains);
     default:
-      return panel_block<4>(panel, group_count, block, chains);
+      return panel_block<4>(w, group_count, x, chains);
   }
 }
 
 }  // namespace
 
-const FloatGemmKernels kFloatGemmNeon = {4, stream, decode, panel};
+const FloatGemmKernels kFloatGemmNeon = {{4, 1.0, 2.0}, 4, kFloatPanelGroupBytes, 4, stream, decode, panel};
 
 }  // namespace nvfp4::cpu

@@ -12,7 +12,8 @@ inline int8_t code_at(const uint8_t* group, int row, int column) {
   return kTwiceE2M1[column % 8 < 4 ? byte & 15 : byte >> 4];
 }
 
-void decode(const uint8_t* tiles, int64_t tile_count, float* panel) {
+void decode(const uint8_t* tiles, int64_t tile_count, void* decoded) {
+  float* panel = static_cast<float*>(decoded);
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
     for (int g = 0; g < kTileGroups; ++g, panel += kFloatPanelGroup) {
       for (int row = 0; row < kRows; ++row) {
@@ -25,8 +26,10 @@ void decode(const uint8_t* tiles, int64_t tile_count, float* panel) {
   }
 }
 
-void panel(const float* panel, int64_t group_count, const float* block, int width, float* chains) {
+void panel(const void* decoded, int64_t group_count, const void* tokens, int width, float* chains) {
   constexpr int kPlace[4] = {0, 2, 1, 3};  // where a block keeps columns 0 to 3
+  const float* panel = static_cast<const float*>(decoded);
+  const float* block = static_cast<const float*>(tokens);
   for (int64_t g = 0; g < group_count; ++g, panel += kFloatPanelGroup, block += kGroupSize * width) {
     for (int t = 0; t < width; ++t) {
       float group[2][kRows] = {};
@@ -43,7 +46,8 @@ void panel(const float* panel, int64_t group_count, const float* block, int widt
   }
 }
 
-void stream(const uint8_t* tiles, int64_t tile_count, const float* block, int width, float* sums) {
+void stream(const uint8_t* tiles, int64_t tile_count, const void* tokens, int width, float* sums) {
+  const float* block = static_cast<const float*>(tokens);
   float tile_panel[kTileGroups * kFloatPanelGroup];
   float chains[kMaxTokens * 2 * kRows] = {};
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes, block += kTileCols * width) {
@@ -58,6 +62,6 @@ void stream(const uint8_t* tiles, int64_t tile_count, const float* block, int wi
 
 }  // namespace
 
-const FloatGemmKernels kFloatGemmPortable = {4, stream, decode, panel};
+const FloatGemmKernels kFloatGemmPortable = {{4, 1.0, 2.0}, 4, kFloatPanelGroupBytes, 4, stream, decode, panel};
 
 }  // namespace nvfp4::cpu

@@ -14,6 +14,7 @@ const GemmKernels& gemm_kernels(InstructionSet isa) {
 #endif
 #if defined(NVFP4_WITH_AVX512VNNI)
     case InstructionSet::kAvx512Vnni:
+    case InstructionSet::kAvx512Bf16:
       return kGemmAvx512Vnni;
 #endif
 #if defined(NVFP4_WITH_NEON)
@@ -25,7 +26,11 @@ const GemmKernels& gemm_kernels(InstructionSet isa) {
   }
 }
 
-const FloatGemmKernels& float_gemm_kernels(InstructionSet isa) {
+const FloatGemmKernels& float_gemm_kernels(InstructionSet isa, DType activations) {
+#if defined(NVFP4_WITH_AVX512BF16)
+  if (isa == InstructionSet::kAvx512Bf16 && activations == DType::kBFloat16) return kBFloat16GemmAvx512;
+#endif
+  static_cast<void>(activations);
   switch (isa) {
 #if defined(NVFP4_WITH_AVX2)
     case InstructionSet::kAvx2:
@@ -34,6 +39,7 @@ const FloatGemmKernels& float_gemm_kernels(InstructionSet isa) {
 #if defined(NVFP4_WITH_AVX512)
     case InstructionSet::kAvx512:
     case InstructionSet::kAvx512Vnni:
+    case InstructionSet::kAvx512Bf16:
       return kFloatGemmAvx512;
 #endif
 #if defined(NVFP4_WITH_NEON)

@@ -118,6 +118,6 @@ void panel(const uint8_t* panel, int64_t group_count, const uint8_t* block, int 
 
 }  // namespace
 
-const GemmKernels kGemmNeon = {4, false, 0, stream, decode, panel, finish};
+const GemmKernels kGemmNeon = {{4, 1.0, 2.0}, false, 0, stream, decode, panel, finish};
 
 }  // namespace nvfp4::cpu

@@ -112,6 +112,24 @@ void widen_tokens(const GemmProblem& problem, int64_t first, int width, int64_t 
   memset(block + columns * width, 0, sizeof(float) * static_cast<size_t>((padded - columns) * width));
 }
 
+void copy_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,
+                 uint8_t* block) {
+  constexpr int64_t kFour = 4 * int64_t{sizeof(uint16_t)};
+  const int64_t padded = tile_count * kTileCols;
+  const int64_t columns = std::min(padded, problem.k - first_tile * kTileCols);
+  const auto* x = static_cast<const uint16_t*>(problem.a) + first * problem.a_row_stride + first_tile * kTileCols;
+  for (int64_t column = 0; column < columns; column += 4) {
+    for (int t = 0; t < width; ++t, block += kFour) {
+      uint64_t four;
+      memcpy(&four, x + t * problem.a_row_stride + column, kFour);
+      const uint64_t outer = four & 0xFFFF00000000FFFFu;  // columns 0 and 3 stay, 1 and 2 change places
+      four = outer | (four & 0xFFFF0000u) << 16 | (four >> 16 & 0xFFFF0000u);
+      memcpy(block, &four, kFour);
+    }
+  }
+  memset(block, 0, static_cast<size_t>((padded - columns) / 4 * width * kFour));
+}
+
 void write_outputs(const GemmProblem& problem, const GemmKernels& kernels, int64_t first_token, int width,
                    int64_t first_row, int rows, const float* sums) {
   const bool per_row = problem.b_global_scale_per_row;

@@ -31,6 +31,10 @@ void expand_tokens(const GemmProblem& problem, int64_t first, int width, int64_t
 void widen_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,
                   float* block);
 
+// The same as bfloat16, of bfloat16 activations.
+void copy_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,
+                 uint8_t* block);
+
 // Writes out[first_token + t][first_row + r] for t < width and r < rows, from the sums [width][16].
 void write_outputs(const GemmProblem& problem, const GemmKernels& kernels, int64_t first_token, int width,
                    int64_t first_row, int rows, const float* sums);

@@ -33,9 +33,9 @@ void run_dot_loop(const GemmKernels& kernels, int64_t iterations) {
   kernels.decode(tiles, kProbeGroups / kTileGroups, panel);
   alignas(64) float sums[kMaxTokens * kTileRows] = {};
   for (int64_t i = 0; i < iterations; ++i) {
-    for (int64_t t = 0; t < kProbeTokens; t += kernels.tokens) {
+    for (int64_t t = 0; t < kProbeTokens; t += kernels.costs.tokens) {
       const uint8_t* block = tokens + t * kProbeGroups * token_group_bytes(1);
-      kernels.panel(panel, kProbeGroups, block, kernels.tokens, sums);
+      kernels.panel(panel, kProbeGroups, block, kernels.costs.tokens, sums);
     }
   }
 }

@@ -65,6 +65,6 @@ void stream(const uint8_t* tiles, int64_t tile_count, const uint8_t* block, int 
 
 }  // namespace
 
-const GemmKernels kGemmPortable = {4, false, 0, stream, decode, panel, finish};
+const GemmKernels kGemmPortable = {{4, 1.0, 2.0}, false, 0, stream, decode, panel, finish};
 
 }  // namespace nvfp4::cpu

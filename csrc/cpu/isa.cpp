@@ -45,6 +45,8 @@ const char* isa_name(InstructionSet isa) {
       return "avx512";
     case InstructionSet::kAvx512Vnni:
       return "avx512vnni";
+    case InstructionSet::kAvx512Bf16:
+      return "avx512bf16";
     case InstructionSet::kNeon:
       return "neon";
   }
@@ -73,6 +75,12 @@ bool isa_compiled(InstructionSet isa) {
 #else
       return false;
 #endif
+    case InstructionSet::kAvx512Bf16:
+#if defined(NVFP4_WITH_AVX512BF16)
+      return true;
+#else
+      return false;
+#endif
     case InstructionSet::kNeon:
 #if defined(NVFP4_WITH_NEON)
       return true;
@@ -90,17 +98,19 @@ bool isa_supported(InstructionSet isa) {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
   const bool neon = false;
 #elif defined(__aarch64__) && defined(__linux__)
   constexpr unsigned long kAsimdHp = 1ul << 10;  // HWCAP_ASIMDHP: half-precision arithmetic
   constexpr unsigned long kAsimdDp = 1ul << 20;  // HWCAP_ASIMDDP: the 8-bit dot product
   const unsigned long hwcap = getauxval(AT_HWCAP);
-  const bool avx2 = false, avx512 = false, vnni = false;
+  const bool avx2 = false, avx512 = false, vnni = false, bf16 = false;
   const bool neon = (hwcap & kAsimdHp) && (hwcap & kAsimdDp);
 #elif defined(__aarch64__) && defined(__APPLE__)
-  const bool avx2 = false, avx512 = false, vnni = false, neon = true;  // every Apple silicon Mac has the dot product
+  const bool avx2 = false, avx512 = false, vnni = false, bf16 = false,
+             neon = true;  // every Apple silicon Mac has the dot product
 #else
-  const bool avx2 = false, avx512 = false, vnni = false, neon = false;
+  const bool avx2 = false, avx512 = false, vnni = false, bf16 = false, neon = false;
 #endif
   switch (isa) {
     case InstructionSet::kPortable:
@@ -111,6 +121,8 @@ bool isa_supported(InstructionSet isa) {
       return avx512;
     case InstructionSet::kAvx512Vnni:
       return vnni;
+    case InstructionSet::kAvx512Bf16:
+      return bf16;
     case InstructionSet::kNeon:
       return neon;
   }
@@ -151,7 +163,7 @@ void set_isa(const std::string& name) {
     return;
   }
   check(false, "CPU instruction set: got ", name,
-        ", wanted portable, avx2, avx512, avx512vnni or neon; usable here: ", usable_names());
+        ", wanted portable, avx2, avx512, avx512vnni, avx512bf16 or neon; usable here: ", usable_names());
 }
 
 }  // namespace nvfp4::cpu

@@ -1,7 +1,7 @@
 // The instruction sets that the kernels are written for, and the choice among them at run time.
 //
-// CMake defines NVFP4_WITH_AVX2, NVFP4_WITH_AVX512, NVFP4_WITH_AVX512VNNI and NVFP4_WITH_NEON for the whole core when
-// the files of that instruction set are part of the build.
+// CMake defines NVFP4_WITH_AVX2, NVFP4_WITH_AVX512, NVFP4_WITH_AVX512VNNI, NVFP4_WITH_AVX512BF16 and NVFP4_WITH_NEON
+// for the whole core when the files of that instruction set are part of the build.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,16 @@
 namespace nvfp4::cpu {
 
 // Slowest first; of those that are compiled in and supported, the last one is the default.
-enum class InstructionSet : int32_t { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Vnni = 3, kNeon = 4 };
+enum class InstructionSet : int32_t {
+  kPortable = 0,
+  kAvx2 = 1,
+  kAvx512 = 2,
+  kAvx512Vnni = 3,
+  kAvx512Bf16 = 4,
+  kNeon = 5
+};
 
-inline constexpr int kInstructionSets = 5;
+inline constexpr int kInstructionSets = 6;
 
 const char* isa_name(InstructionSet isa);
 bool isa_compiled(InstructionSet isa);

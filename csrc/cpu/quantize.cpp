@@ -72,6 +72,7 @@ const QuantizeKernels& quantize_kernels(InstructionSet isa) {
 #if defined(NVFP4_WITH_AVX512)
     case InstructionSet::kAvx512:
     case InstructionSet::kAvx512Vnni:
+    case InstructionSet::kAvx512Bf16:
       return quantize_kernels_avx512();
 #endif
 #if defined(NVFP4_WITH_NEON)

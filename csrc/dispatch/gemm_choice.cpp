@@ -13,10 +13,9 @@ bool valid(GemmPath path, const GemmProblem& problem) {
   return floats == (problem.a_packed == nullptr);
 }
 
-// Relative time of a group of one panel, in units of one token's product with it. Decoding in registers costs about as
-// much as one token, every time; decoding to cache and reading that back about as much as two, once.
-int64_t cost(GemmPath path, const GemmProblem& problem, int tokens) {
-  return problem.m + (decodes_panels(path) ? 2 : ceil_div(problem.m, tokens));
+double cost(GemmPath path, const GemmProblem& problem, const GemmCosts& costs) {
+  const double blocks = static_cast<double>(ceil_div(problem.m, costs.tokens));
+  return static_cast<double>(problem.m) + (decodes_panels(path) ? costs.panel_decode : blocks * costs.stream_decode);
 }
 
 }  // namespace
@@ -40,11 +39,11 @@ std::string GemmChoice::name() const {
   return std::string(cpu::isa_name(isa)) + label;
 }
 
-GemmChoice choose_gemm(const GemmProblem& problem, cpu::InstructionSet isa, int tokens) {
+GemmChoice choose_gemm(const GemmProblem& problem, cpu::InstructionSet isa, const GemmCosts& costs) {
   const GemmPath* best = nullptr;
   for (const GemmPath& path : kCandidates) {
     if (!valid(path, problem)) continue;
-    if (best == nullptr || cost(path, problem, tokens) < cost(*best, problem, tokens)) best = &path;
+    if (best == nullptr || cost(path, problem, costs) < cost(*best, problem, costs)) best = &path;
   }
   return {isa, *best};
 }

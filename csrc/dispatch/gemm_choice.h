@@ -23,7 +23,15 @@ struct GemmChoice {
   std::string name() const;  // such as "avx2/w4a4/stream"
 };
 
-// The cheapest valid path on `isa`, whose kernels take `tokens` tokens in a block.
-GemmChoice choose_gemm(const GemmProblem& problem, cpu::InstructionSet isa, int tokens);
+// What an instruction set's kernels cost besides the products themselves, in units of one token's products with the
+// same weights. Measured: docs/cpu-kernels.md.
+struct GemmCosts {
+  int tokens;            // in a block: what the kernels like best; any width from 1 to this works
+  double stream_decode;  // of decoding in registers, once a block of tokens
+  double panel_decode;   // of decoding to cache and reading that back, once
+};
+
+// The cheapest valid path on `isa`.
+GemmChoice choose_gemm(const GemmProblem& problem, cpu::InstructionSet isa, const GemmCosts& costs);
 
 }  // namespace nvfp4::dispatch

@@ -186,7 +186,7 @@ void test_choices() {
   problem.n = problem.k = 64;
   const auto name = [&](int64_t m) {
     problem.m = m;
-    return dispatch::choose_gemm(problem, cpu::InstructionSet::kAvx2, 4).name();
+    return dispatch::choose_gemm(problem, cpu::InstructionSet::kAvx2, {4, 1.0, 2.0}).name();
   };
   expect(name(1) == "avx2/w4a16/stream" && name(64) == "avx2/w4a16/panel", "W4A16 streams for a few tokens");
   problem.a_packed = &byte;

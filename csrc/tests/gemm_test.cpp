@@ -39,7 +39,8 @@ std::string describe(const Case& c, const std::string& isa, int threads) {
          (c.nan_scales ? " with NaN scales" : "");
 }
 
-// Random codes and scales in plain layout; the scales cover subnormals, zero and, if asked for, NaN.
+// Random codes and scales in plain layout; the scales cover subnormals, zero and, if asked for, NaN, but every third
+// matrix has normal ones only, for which some kernels have a path of their own.
 struct Quantized {
   std::vector<uint8_t> packed, scale;
   std::vector<float> global;
@@ -48,8 +49,9 @@ struct Quantized {
     scale.resize(static_cast<size_t>(rows * k / 16));
     global.resize(static_cast<size_t>(per_row ? rows : 1) + 1);
     for (uint8_t& byte : packed) byte = static_cast<uint8_t>(random());
+    const bool normal = !nans && random() % 3 == 0;
     for (uint8_t& byte : scale) {
-      byte = static_cast<uint8_t>(random() % 0x7F);
+      byte = static_cast<uint8_t>(normal ? 8 + random() % 0x77 : random() % 0x7F);
       if (nans && random() % 61 == 0) byte = kE4M3Nan;
     }
     for (float& g : global) g = std::ldexp(1.0f + static_cast<float>(random() % 1000) / 1000.0f, 3 + random() % 6);
@@ -101,6 +103,19 @@ float w4a16_sum(const float* x, const Quantized& b, int64_t row_b, int64_t k) {
   return chain[0] + chain[1];
 }
 
+// The same where bfloat16 activations are multiplied in pairs.
+float w4a16_pair_sum(const float* x, const Quantized& b, int64_t row_b, int64_t k) {
+  float chain[2] = {0, 0};
+  for (int64_t four = 0; four < k; four += 4) {
+    for (const int column : {2, 0, 3, 1}) {
+      const float s_b = e4m3_to_float(b.scale[static_cast<size_t>(row_b * k + four) / 16]);
+      const float w = 0.5f * static_cast<float>(twice_value(b, row_b * k + four + column)) * s_b;
+      chain[column % 2] = std::fma(w, x[four + column], chain[column % 2]);
+    }
+  }
+  return chain[0] + chain[1];
+}
+
 uint16_t bfloat16_of(float y) {
   if (y != y) return 0x7FC0;
   const uint32_t bits = float_bits(y);
@@ -139,11 +154,13 @@ std::vector<uint8_t> finish(const Case& c, const std::vector<float>& sums, const
   return out;
 }
 
-void run_everywhere(const Case& c, GemmProblem problem, const std::vector<uint8_t>& wanted, const char* scheme) {
+void run_everywhere(const Case& c, GemmProblem problem, const std::vector<uint8_t>& wanted_mostly,
+                    const std::vector<uint8_t>& wanted_of_pairs, const char* scheme) {
   constexpr size_t kGuard = 64;
   for (const cpu::Isa& isa : cpu::isas()) {
     if (!isa.compiled || !isa.supported) continue;
     cpu::set_isa(isa.name);
+    const std::vector<uint8_t>& wanted = isa.name == "avx512bf16" ? wanted_of_pairs : wanted_mostly;
     for (int threads = 1; threads <= 2; ++threads) {
       std::vector<uint8_t> out(wanted.size() + kGuard, 0xA5);
       problem.out = out.data();
@@ -183,27 +200,32 @@ void test_case(const Case& c, uint32_t seed) {
   problem.a_scale = a.scale.data();
   problem.a_global_scale = a.global.data();
   problem.a_global_scale_per_row = c.per_row;
-  run_everywhere(c, problem, finish(c, sums, a.global.data(), b, bias), "W4A4");
+  const std::vector<uint8_t> wanted_w4a4 = finish(c, sums, a.global.data(), b, bias);
+  run_everywhere(c, problem, wanted_w4a4, wanted_w4a4, "W4A4");
 
   const int64_t stride = c.k + 3;
   std::vector<float> x(static_cast<size_t>(c.m * stride) + 1);
   for (float& value : x) value = std::ldexp(static_cast<float>(static_cast<int>(random() % 511) - 255), -6);
   sums.clear();
-  for (int64_t i = 0; i < c.m * c.n; ++i) sums.push_back(w4a16_sum(&x[i / c.n * stride], b, i % c.n, c.k));
+  std::vector<float> pair_sums;
+  for (int64_t i = 0; i < c.m * c.n; ++i) {
+    sums.push_back(w4a16_sum(&x[i / c.n * stride], b, i % c.n, c.k));
+    pair_sums.push_back(w4a16_pair_sum(&x[i / c.n * stride], b, i % c.n, c.k));
+  }
   const std::vector<uint8_t> wanted = finish(c, sums, nullptr, b, bias);
   problem.a_packed = nullptr;
   problem.a_row_stride = stride;
   problem.a = x.data();
   problem.a_dtype = DType::kFloat32;
-  run_everywhere(c, problem, wanted, "W4A16 float32");
+  run_everywhere(c, problem, wanted, wanted, "W4A16 float32");
   std::vector<uint16_t> half(x.size());
   for (size_t i = 0; i < x.size(); ++i) half[i] = float16_of(x[i]);
   problem.a = half.data();
   problem.a_dtype = DType::kFloat16;
-  run_everywhere(c, problem, wanted, "W4A16 float16");
+  run_everywhere(c, problem, wanted, wanted, "W4A16 float16");
   for (size_t i = 0; i < x.size(); ++i) half[i] = bfloat16_of(x[i]);
   problem.a_dtype = DType::kBFloat16;
-  run_everywhere(c, problem, wanted, "W4A16 bfloat16");
+  run_everywhere(c, problem, wanted, finish(c, pair_sums, nullptr, b, bias), "W4A16 bfloat16");
 }
 
 void test_bad_arguments() {

@@ -25,7 +25,7 @@ _READ, _DOT = "probe read", "probe dot"
 _MATMUL = {"probe matmul fp32": torch.float32, "probe matmul bf16": torch.bfloat16}
 _READ_BYTES = 48 << 20
 _DOT_ITERATIONS = 3200  # of 2^16 multiply-adds a thread: some milliseconds
-_MATMUL_SIZE = 384
+_MATMUL_SIZE = 768  # large enough for torch's matmul at its best, small enough for the caches
 
 
 class Probes:

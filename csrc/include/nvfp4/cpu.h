@@ -10,7 +10,7 @@
 namespace nvfp4::cpu {
 
 struct Isa {
-  std::string name;  // "portable", "avx2", "avx512", "avx512vnni", "neon"
+  std::string name;  // "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon"
   bool compiled;     // present in this binary
   bool supported;    // and this CPU can run it
 };
