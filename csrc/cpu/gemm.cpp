@@ -91,8 +91,8 @@ struct Pass {
   }
   int rows(int64_t panel) const { return static_cast<int>(std::min(kTileRows, problem.n - panel * kTileRows)); }
   int64_t sums_per_token() const { return wide() ? 2 * kTileRows : kTileRows; }  // W4A16 has two chains
-  void write(int64_t panel, int64_t token, const float* sums) const {
-    write_outputs(problem, kernels, first_token + token, width(token), panel * kTileRows, rows(panel), sums);
+  void write(int64_t panel, int64_t token, const float* sums, int64_t per_token) const {
+    write_outputs(problem, kernels, first_token + token, width(token), panel * kTileRows, rows(panel), sums, per_token);
   }
 };
 
@@ -133,7 +133,7 @@ void stream_panel(const Pass& pass, int64_t panel) {
     } else {
       pass.kernels.stream(tiles, pass.tile_columns, pass.block(0, token), width, sums);
     }
-    pass.write(panel, token, sums);
+    pass.write(panel, token, sums, kTileRows);
   }
 }
 
@@ -166,22 +166,6 @@ void add_chunk(const Pass& pass, int64_t panel, int64_t tile, const uint8_t* nex
   }
 }
 
-// `sums` holds the sums of one panel after the other. A block of tokens is written for all panels before the next one,
-// so that every line of the output is written once.
-void finish_panels(const Pass& pass, int64_t first_panel, int64_t panel_count, const float* sums) {
-  for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
-    for (int64_t i = 0; i < panel_count; ++i) {
-      const float* block = sums + (i * pass.token_count + token) * pass.sums_per_token();
-      float added[kMaxTokens * kTileRows];
-      for (int64_t j = 0; pass.wide() && j < pass.width(token) * kTileRows; ++j) {
-        const float* first = block + j / kTileRows * 2 * kTileRows + j % kTileRows;
-        added[j] = first[0] + first[kTileRows];
-      }
-      pass.write(first_panel + i, token, pass.wide() ? added : block);
-    }
-  }
-}
-
 void decode_panels(const Pass& pass, int64_t first_panel, int64_t panel_count, Scratch& scratch) {
   const int64_t group_bytes = pass.wide() ? pass.float_kernels.panel_group_bytes : kPanelGroupBytes;
   const int64_t decoded_bytes = pass.chunk_tiles * kTileGroups * group_bytes;
@@ -196,7 +180,13 @@ void decode_panels(const Pass& pass, int64_t first_panel, int64_t panel_count, S
       add_chunk(pass, first_panel + i, tile, next, decoded, sums + i * sum_count);
     }
   }
-  finish_panels(pass, first_panel, panel_count, sums);
+  // A block of tokens is written for all panels before the next one, so that every line of the output is written once.
+  for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
+    for (int64_t i = 0; i < panel_count; ++i) {
+      const float* block_sums = sums + i * sum_count + token * pass.sums_per_token();
+      pass.write(first_panel + i, token, block_sums, pass.sums_per_token());
+    }
+  }
 }
 
 void run_pass(const Pass& pass, int threads) {

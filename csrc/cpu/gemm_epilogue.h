@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "gemm_kernels.h"
 #include "nvfp4/formats.h"
 #include "nvfp4/layout.h"
 #include "nvfp4/problem.h"
@@ -44,11 +45,19 @@ inline void store_rows(const T (&values)[kTileRows], int rows, void* out) {
   }
 }
 
-// out[r] = round_out(round32(round32(sums[r] * alpha[r]) + bias[r])) for r < rows <= 16, every NaN the canonical quiet
-// one. All three arrays hold 16 values; bias may be null.
-inline void finish(const float* sums, const float* alpha, const float* bias, DType dtype, int rows, void* out) {
+// out[r] = round_out(round32(round32((sums[r] + second[r]) * alpha) + bias[r])) for r < rows <= 16, every NaN the
+// canonical quiet one.
+inline void finish(const float* sums, const Epilogue& epilogue, int rows, void* out) {
+  const float* second = epilogue.second;
+  const float* alphas = epilogue.row_alpha;
+  const float* bias = epilogue.bias;
+  const DType dtype = epilogue.dtype;
   float y[kTileRows];
-  for (int r = 0; r < kTileRows; ++r) y[r] = sums[r] * alpha[r];
+  for (int r = 0; r < kTileRows; ++r) y[r] = sums[r];
+  if (second != nullptr) {
+    for (int r = 0; r < kTileRows; ++r) y[r] += second[r];
+  }
+  for (int r = 0; r < kTileRows; ++r) y[r] *= alphas != nullptr ? alphas[r] : epilogue.alpha;
   if (bias != nullptr) {
     for (int r = 0; r < kTileRows; ++r) y[r] += bias[r];
   }

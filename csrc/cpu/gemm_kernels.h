@@ -39,6 +39,15 @@ NVFP4_INLINE void prefetch_tile(const uint8_t* tile, int64_t ahead) {
   for (int64_t line = 0; line < kTileBytes; line += 64) __builtin_prefetch(tile + ahead * kTileBytes + line);
 }
 
+// What becomes of the sixteen sums of a token and a panel. Arrays hold sixteen values, or are null.
+struct Epilogue {
+  const float* second;     // to add to the sums first
+  float alpha;             // 1 / (G_a * G_b)
+  const float* row_alpha;  // in its place, where rows of the weights have their own global scales
+  const float* bias;
+  DType dtype;
+};
+
 struct GemmKernels {  // W4A4
   dispatch::GemmCosts costs;
   bool unsigned_in_panel;  // `panel` wants the activations' codes plus 12
@@ -52,7 +61,7 @@ struct GemmKernels {  // W4A4
   void (*panel)(const uint8_t* panel, int64_t group_count, const uint8_t* block, int width, float* sums);
 
   // gemm_epilogue.h, compiled for this instruction set.
-  void (*finish)(const float* sums, const float* alpha, const float* bias, DType dtype, int rows, void* out);
+  void (*finish)(const float* sums, const Epilogue& epilogue, int rows, void* out);
 };
 
 // W4A16. Per output there are two chains; the result is the first + the second.

@@ -131,28 +131,24 @@ void copy_tokens(const GemmProblem& problem, int64_t first, int width, int64_t f
 }
 
 void write_outputs(const GemmProblem& problem, const GemmKernels& kernels, int64_t first_token, int width,
-                   int64_t first_row, int rows, const float* sums) {
+                   int64_t first_row, int rows, const float* sums, int64_t sums_per_token) {
   const bool per_row = problem.b_global_scale_per_row;
-  float bias[kTileRows] = {};
-  double g_b[kTileRows];
+  float bias[kTileRows] = {}, row_alpha[kTileRows];
+  Epilogue epilogue{nullptr, 1.0f, per_row ? row_alpha : nullptr, problem.bias ? bias : nullptr, problem.out_dtype};
   if (problem.bias != nullptr) {
     for (int r = 0; r < rows; ++r) bias[r] = load_float(problem.bias, problem.bias_dtype, first_row + r);
   }
-  for (int r = 0; per_row && r < kTileRows; ++r) g_b[r] = problem.b_global_scale[r < rows ? first_row + r : first_row];
   const int64_t element = problem.out_dtype == DType::kFloat32 ? 4 : 2;
-  for (int t = 0; t < width; ++t) {
+  for (int t = 0; t < width; ++t, sums += sums_per_token) {
     const int64_t token = first_token + t;
     const double g_a =
         problem.a_packed == nullptr ? 1.0 : problem.a_global_scale[problem.a_global_scale_per_row ? token : 0];
-    float alpha[kTileRows];
-    if (per_row) {
-      for (int r = 0; r < kTileRows; ++r) alpha[r] = static_cast<float>(1.0 / (g_a * g_b[r]));
-    } else {
-      std::fill_n(alpha, kTileRows, static_cast<float>(1.0 / (g_a * problem.b_global_scale[0])));
-    }
+    const auto alpha = [&](int64_t row) { return static_cast<float>(1.0 / (g_a * problem.b_global_scale[row])); };
+    epilogue.alpha = alpha(0);
+    for (int r = 0; per_row && r < kTileRows; ++r) row_alpha[r] = alpha(first_row + (r < rows ? r : 0));
+    if (sums_per_token > kTileRows) epilogue.second = sums + kTileRows;
     uint8_t* out = static_cast<uint8_t*>(problem.out) + (token * problem.n + first_row) * element;
-    const float* bias_or_null = problem.bias != nullptr ? bias : nullptr;
-    kernels.finish(sums + kTileRows * t, alpha, bias_or_null, problem.out_dtype, rows, out);
+    kernels.finish(sums, epilogue, rows, out);
   }
 }
 

@@ -35,8 +35,9 @@ void widen_tokens(const GemmProblem& problem, int64_t first, int width, int64_t 
 void copy_tokens(const GemmProblem& problem, int64_t first, int width, int64_t first_tile, int64_t tile_count,
                  uint8_t* block);
 
-// Writes out[first_token + t][first_row + r] for t < width and r < rows, from the sums [width][16].
+// Writes out[first_token + t][first_row + r] for t < width and r < rows, from the sums [width][16], or from two chains
+// of sums [width][2][16] (sums_per_token 32).
 void write_outputs(const GemmProblem& problem, const GemmKernels& kernels, int64_t first_token, int width,
-                   int64_t first_row, int rows, const float* sums);
+                   int64_t first_row, int rows, const float* sums, int64_t sums_per_token);
 
 }  // namespace nvfp4::cpu
