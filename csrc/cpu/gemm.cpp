@@ -137,25 +137,30 @@ void stream_panel(const Pass& pass, int64_t panel) {
   }
 }
 
-// Asks for the next lines of the weights, a few with every block of tokens, so that reading overlaps computing. Past
-// the end of the weights this is a harmless hint.
-const uint8_t* prefetch(const uint8_t* data, int64_t lines) {
-  for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(data + i * kLineBytes);
-  return data + lines * kLineBytes;
-}
+// Asks for what will be read next, a few lines with every block of tokens, so that reading overlaps computing. Past the
+// end this is a harmless hint.
+struct Ahead {
+  const uint8_t* next;
+  int64_t lines;  // a step
 
-// Decodes one chunk of a panel and adds its products with all tokens to `sums`; `next` is what will be decoded after
-// it.
-void add_chunk(const Pass& pass, int64_t panel, int64_t tile, const uint8_t* next, uint8_t* decoded, float* sums) {
+  Ahead(const uint8_t* data, int64_t bytes, int64_t steps) : next(data), lines(ceil_div(bytes, kLineBytes * steps)) {}
+  void step() {
+    for (int64_t i = 0; i < lines; ++i, next += kLineBytes) __builtin_prefetch(next);
+  }
+};
+
+// Decodes one chunk of a panel and adds its products with all tokens to `sums`.
+void add_chunk(const Pass& pass, int64_t panel, int64_t tile, Ahead weights, Ahead& tokens, uint8_t* decoded,
+               float* sums) {
   const int64_t count = pass.chunk_size(tile);
   if (pass.wide()) {
     pass.float_kernels.decode(pass.tiles(panel, tile), count, decoded);
   } else {
     pass.kernels.decode(pass.tiles(panel, tile), count, decoded);
   }
-  const int64_t lines = ceil_div(pass.chunk_tiles * kTileBytes / kLineBytes, ceil_div(pass.token_count, pass.tokens()));
   for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
-    next = prefetch(next, lines);
+    weights.step();
+    tokens.step();
     const int width = pass.width(token);
     float* block_sums = sums + token * pass.sums_per_token();
     if (pass.wide()) {
@@ -173,11 +178,16 @@ void decode_panels(const Pass& pass, int64_t first_panel, int64_t panel_count, S
   uint8_t* decoded = scratch.reserve(decoded_bytes + panel_count * sum_count * int64_t{sizeof(float)});
   float* sums = reinterpret_cast<float*>(decoded + decoded_bytes);
   std::fill_n(sums, panel_count * sum_count, 0.0f);
+  const int64_t blocks = ceil_div(pass.token_count, pass.tokens());
   for (int64_t tile = 0; tile < pass.tile_columns; tile += pass.chunk_tiles) {
+    const int64_t after = tile + pass.chunk_tiles < pass.tile_columns ? tile + pass.chunk_tiles : 0;
+    const int64_t token_bytes = pass.chunk_size(after) * pass.token_count * pass.tile_bytes();
+    Ahead tokens(pass.block(after, 0), token_bytes, blocks * panel_count);
     for (int64_t i = 0; i < panel_count; ++i) {
       const bool last = i + 1 == panel_count;
       const uint8_t* next = pass.tiles(first_panel + (last ? 0 : i + 1), tile + (last ? pass.chunk_size(tile) : 0));
-      add_chunk(pass, first_panel + i, tile, next, decoded, sums + i * sum_count);
+      const Ahead weights(next, pass.chunk_tiles * kTileBytes, blocks);
+      add_chunk(pass, first_panel + i, tile, weights, tokens, decoded, sums + i * sum_count);
     }
   }
   // A block of tokens is written for all panels before the next one, so that every line of the output is written once.
