@@ -29,7 +29,10 @@ VARIABLES: tuple[Variable, ...] = (
         "NVFP4_BACKEND", "", "at import", "Force one backend (reference, cpu, cuda, triton); an error if it cannot."
     ),
     Variable(
-        "NVFP4_CPU_ISA", "", "at import", "Force one CPU kernel variant: portable, avx2, avx512, avx512vnni, avx512bf16, neon."
+        "NVFP4_CPU_ISA",
+        "",
+        "at import",
+        "Force one CPU kernel variant: portable, avx2, avx512, avx512vnni, avx512bf16, neon.",
     ),
     Variable("NVFP4_NUM_THREADS", "", "at import", "Threads of the CPU kernels; unset: torch.get_num_threads()."),
     Variable("NVFP4_LOG", "warning", "at import", "Level of the `nvfp4` logger: debug, info, warning, error."),

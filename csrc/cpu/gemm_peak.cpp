@@ -14,10 +14,15 @@ namespace {
 // 32 groups of 16 rows by 8 tokens: 12 KiB of panel and 6 KiB of tokens stay in any first-level cache.
 constexpr int64_t kProbeGroups = 32;
 constexpr int64_t kProbeTokens = 8;
+// Of W4A16, whose decoded panels and tokens are larger: 16 KiB and 8 KiB at most.
+constexpr int64_t kFloatProbeGroups = 16;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
+
+// Codes of any value and scales of 2^-4 (0x18): sums that stay finite. Zero tokens are as fast as any others.
+constexpr uint8_t kTileByte = 0x18;
 
 void run_dot_loop(const GemmKernels& kernels, int64_t iterations) {
   thread_local Scratch scratch;
@@ -27,8 +32,7 @@ void run_dot_loop(const GemmKernels& kernels, int64_t iterations) {
   uint8_t* panel = scratch.reserve(panel_bytes + token_bytes + tile_bytes);
   uint8_t* tokens = panel + panel_bytes;
   uint8_t* tiles = tokens + token_bytes;
-  // Codes of any value and scales of 2^-4 (0x18): sums that stay finite. Zero tokens are as fast as any others.
-  memset(tiles, 0x18, static_cast<size_t>(tile_bytes));
+  memset(tiles, kTileByte, static_cast<size_t>(tile_bytes));
   memset(tokens, 0, static_cast<size_t>(token_bytes));
   kernels.decode(tiles, kProbeGroups / kTileGroups, panel);
   alignas(64) float sums[kMaxTokens * kTileRows] = {};
@@ -38,6 +42,38 @@ void run_dot_loop(const GemmKernels& kernels, int64_t iterations) {
       kernels.panel(panel, kProbeGroups, block, kernels.costs.tokens, sums);
     }
   }
+}
+
+void run_float_dot_loop(const FloatGemmKernels& kernels, int64_t iterations) {
+  thread_local Scratch scratch;
+  const int64_t tile_bytes = kFloatProbeGroups / kTileGroups * kTileBytes;
+  const int64_t panel_bytes = kFloatProbeGroups * kernels.panel_group_bytes;
+  const int64_t token_bytes = kFloatProbeGroups * kGroupSize * kernels.element_bytes;
+  uint8_t* panel = scratch.reserve(panel_bytes + kProbeTokens * token_bytes + tile_bytes);
+  uint8_t* tokens = panel + panel_bytes;
+  uint8_t* tiles = tokens + kProbeTokens * token_bytes;
+  memset(tiles, kTileByte, static_cast<size_t>(tile_bytes));
+  memset(tokens, 0, static_cast<size_t>(kProbeTokens * token_bytes));
+  kernels.decode(tiles, kFloatProbeGroups / kTileGroups, panel);
+  alignas(64) float chains[2 * kMaxTokens * kTileRows] = {};
+  for (int64_t i = 0; i < iterations; ++i) {
+    for (int64_t t = 0; t < kProbeTokens; t += kernels.costs.tokens) {
+      kernels.panel(panel, kFloatProbeGroups, tokens + t * token_bytes, kernels.costs.tokens, chains);
+    }
+  }
+}
+
+// Multiply-adds a second of all threads together, when `run` does an iteration of `macs` of them.
+template <typename Run>
+double rate(const char* name, int64_t iterations, int threads, int64_t macs, Run run) {
+  check(iterations > 0, name, ": got ", iterations, " iterations, wanted at least 1");
+  const int team = resolve_threads(threads);
+  run(1);
+  const auto start = std::chrono::steady_clock::now();
+  parallel_for(team, team, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) run(iterations);
+  });
+  return static_cast<double>(iterations * team * macs) / seconds_since(start);
 }
 
 // Independent chains of loads; the result only keeps the compiler from leaving the loads out.
@@ -73,16 +109,15 @@ double read_seconds(const void* data, int64_t bytes, int threads) {
 }  // namespace
 
 double dot_loop(int64_t iterations, int threads) {
-  check(iterations > 0, "dot_loop: got ", iterations, " iterations, wanted at least 1");
   const GemmKernels& kernels = gemm_kernels(current_isa());
-  const int team = resolve_threads(threads);
-  run_dot_loop(kernels, 1);
-  const auto start = std::chrono::steady_clock::now();
-  parallel_for(team, team, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) run_dot_loop(kernels, iterations);
-  });
-  const double macs = static_cast<double>(iterations * team * kProbeGroups * kGroupSize * kTileRows * kProbeTokens);
-  return macs / seconds_since(start);
+  return rate("dot_loop", iterations, threads, kProbeGroups * kGroupSize * kTileRows * kProbeTokens,
+              [&](int64_t n) { run_dot_loop(kernels, n); });
+}
+
+double float_dot_loop(int64_t iterations, DType activations, int threads) {
+  const FloatGemmKernels& kernels = float_gemm_kernels(current_isa(), activations);
+  return rate("float_dot_loop", iterations, threads, kFloatProbeGroups * kGroupSize * kTileRows * kProbeTokens,
+              [&](int64_t n) { run_float_dot_loop(kernels, n); });
 }
 
 double read_bandwidth(const void* data, int64_t bytes, int threads) {

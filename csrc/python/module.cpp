@@ -158,6 +158,10 @@ void linear_w4a4(int64_t m, int64_t n, int64_t k, Address x, int x_dtype, int64_
   nvfp4::cpu::linear(activations, problem, threads);
 }
 
+double float_dot_loop(int64_t iterations, int activations, int threads) {
+  return nvfp4::cpu::float_dot_loop(iterations, dtype_of("activations", activations), threads);
+}
+
 double read_bandwidth(Address data, int64_t nbytes, int threads) {
   return nvfp4::cpu::read_bandwidth(pointer<const void>(data), nbytes, threads);
 }
@@ -206,9 +210,13 @@ void define_cpu(py::module_ cpu) {
           "global_scale"_a, "b_tiles"_a, "b_global_scale"_a, "b_global_scale_per_row"_a, "bias"_a, "bias_dtype"_a,
           "out"_a, "out_dtype"_a, "threads"_a, "Quantises x [m, k] and then does what gemm_w4a4 does.");
 
-  cpu.def("dot_loop", &nvfp4::cpu::dot_loop, NoGil(), "iterations"_a, "threads"_a,
-          "8-bit multiply-adds a second of gemm's inner loop on data in the first-level cache; one iteration is about "
-          "2^18 of them a thread.");
+  cpu.def(
+      "dot_loop", &nvfp4::cpu::dot_loop, NoGil(), "iterations"_a, "threads"_a,
+      "8-bit multiply-adds a second of gemm's inner loop on data in the first-level cache; one iteration is 2^16 of "
+      "them a thread.");
+  cpu.def(
+      "float_dot_loop", &float_dot_loop, NoGil(), "iterations"_a, "activations"_a, "threads"_a,
+      "The same of W4A16's inner loop for activations of this dtype; one iteration is 2^15 multiply-adds a thread.");
   cpu.def("read_bandwidth", &read_bandwidth, NoGil(), "data"_a, "nbytes"_a, "threads"_a,
           "Bytes a second of reading the buffer once; it should be much larger than the caches.");
 }

@@ -198,6 +198,9 @@ void test_probes() {
   const std::vector<uint8_t> buffer(1 << 20, 1);
   expect(cpu::dot_loop(10, 1) > 0 && cpu::read_bandwidth(buffer.data(), 1 << 20, 1) > 0, "probes give speeds");
   expect(throws([] { cpu::dot_loop(0, 1); }), "dot_loop of nothing");
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    expect(cpu::float_dot_loop(10, dtype, 1) > 0, "the W4A16 probe gives a speed");
+  }
   expect(throws([] { cpu::read_bandwidth(nullptr, 1, 1); }), "read_bandwidth of null");
 }
 

@@ -22,13 +22,13 @@ class Peaks:
     Attributes:
         read_gbs: GB/s of a threaded read of memory that is in no cache.
         dot_gmacs: 1e9 multiply-adds a second of the int8 group-16 dot loop on data in the first-level cache.
-        matmul_gmacs: the same of torch's matmul of small floating-point matrices, the faster of bf16 and fp32.
+        float_gmacs: the same of floating-point numbers: the fastest of W4A16's own loop and torch's bf16 and fp32 matmul.
         memcpy_gbs: GB/s, read and written together, of the faster of two ways to copy as many bytes.
     """
 
     read_gbs: float = 0.0
     dot_gmacs: float = 0.0
-    matmul_gmacs: float = 0.0
+    float_gmacs: float = 0.0
     memcpy_gbs: float = 0.0
 
     def roofline(self, case: Case) -> tuple[float, str]:
@@ -36,7 +36,7 @@ class Peaks:
         if not case.is_linear:
             return case.bytes / self.memcpy_gbs / 1e3, "memcpy"
         memory = case.bytes / self.read_gbs / 1e3
-        compute = case.macs / (self.dot_gmacs if case.op == "linear-w4a4" else self.matmul_gmacs) / 1e3
+        compute = case.macs / (self.dot_gmacs if case.op == "linear-w4a4" else self.float_gmacs) / 1e3
         return max((memory, "memory"), (compute, "compute"))
 
     def impossible(self, case: Case, us: float) -> bool:
@@ -74,7 +74,7 @@ class Row:
     speedup_int4pack: float | None
     read_gbs: float
     dot_gmacs: float
-    matmul_gmacs: float
+    float_gmacs: float
     memcpy_gbs: float
     flag: str
     command: str
@@ -116,7 +116,7 @@ def make_row(
         speedup_int4pack=int4 and int4 / us,
         read_gbs=peaks.read_gbs,
         dot_gmacs=peaks.dot_gmacs,
-        matmul_gmacs=peaks.matmul_gmacs,
+        float_gmacs=peaks.float_gmacs,
         memcpy_gbs=peaks.memcpy_gbs,
         flag="above the roofline" if peaks.impossible(case, us) else "",
         command=command,

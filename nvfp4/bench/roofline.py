@@ -1,8 +1,9 @@
 """The roof, measured in the same loop as what stands under it.
 
-Three probes take turns with the kernels: a threaded read of memory in no cache, the int8 group-16 dot loop on data in
-the first-level cache (both in the compiled core, `csrc/include/nvfp4/probe.h`), and torch's matmul of matrices that fit
-into the caches, which bounds W4A16: its products are of floating-point numbers.
+Probes take turns with the kernels: a threaded read of memory in no cache; the int8 group-16 dot loop on data in the
+first-level cache, which bounds W4A4; and for W4A16, whose products are of floating-point numbers, its own loop on such
+data and torch's matmul of matrices that fit into the caches. All but torch's are in the compiled core
+(`csrc/include/nvfp4/probe.h`).
 
 Probes and kernels are judged alike, by their medians: they take turns, so neighbours on the machine slow both.
 """
@@ -15,13 +16,15 @@ from functools import partial
 import torch
 
 from nvfp4 import _C, env
+from nvfp4.bench.cases import DTYPES
+from nvfp4.bench.direct import DTYPE_CODES
 from nvfp4.bench.results import Peaks
 from nvfp4.bench.timing import Samples, Variant, quantile
 from nvfp4.bench.variants import MEMCPY
 
 __all__ = ["Probes"]
 
-_READ, _DOT = "probe read", "probe dot"
+_READ, _DOT, _FLOAT_DOT = "probe read", "probe dot", "probe float dot"
 _MATMUL = {"probe matmul fp32": torch.float32, "probe matmul bf16": torch.bfloat16}
 _READ_BYTES = 48 << 20
 _DOT_ITERATIONS = 3200  # of 2^16 multiply-adds a thread: some milliseconds
@@ -58,12 +61,20 @@ class Probes:
     def _dot(self, _: int) -> Callable[[], object]:
         return lambda: self._rates[_DOT].append(_C.cpu.dot_loop(_DOT_ITERATIONS, self._threads))
 
-    def variants(self, *, linear: bool) -> dict[str, Variant]:
-        """The read probe, and for linear cases the two kinds of arithmetic; forgets what the probes said before."""
-        self._rates = {_READ: [], _DOT: []}
+    def variants(self, activations: str | None) -> dict[str, Variant]:
+        """The read probe, and for linear cases their arithmetic; forgets what the probes said before.
+
+        Args:
+            activations: their dtype in linear cases, None in others.
+        """
+        self._rates = {_READ: [], _DOT: [], _FLOAT_DOT: []}
         chosen: dict[str, Variant] = {_READ: self._read}
-        if linear:
+        if activations is not None:
+            code, rates = DTYPE_CODES[DTYPES[activations]], self._rates[_FLOAT_DOT]
             chosen[_DOT] = self._dot
+            chosen[_FLOAT_DOT] = lambda _: (
+                lambda: rates.append(_C.cpu.float_dot_loop(_DOT_ITERATIONS, code, self._threads))
+            )
             for name, square in self._square.items():
                 product = partial(torch.mm, square, square)
                 chosen[name] = lambda _, product=product: product  # type: ignore[misc]
@@ -86,6 +97,6 @@ class Probes:
         return Peaks(
             read_gbs=said(_READ),
             dot_gmacs=said(_DOT),
-            matmul_gmacs=fastest(_MATMUL_SIZE**3, _MATMUL),
+            float_gmacs=max(said(_FLOAT_DOT), fastest(_MATMUL_SIZE**3, _MATMUL)),
             memcpy_gbs=fastest(copied_bytes, MEMCPY),
         )

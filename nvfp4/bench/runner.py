@@ -124,7 +124,7 @@ class _Session:
         else:
             variants, peers = row_variants(cases, RowOperands(first.m, first.k, first.dtype, self.cold)), {}
         kernels = sorted(backends.kernel_calls())
-        turns = variants | peers | self.probes.variants(linear=first.is_linear)
+        turns = variants | peers | self.probes.variants(first.dtype if first.is_linear else None)
         with torch.no_grad():
             samples = interleave(turns, self.settings.budget, before=self.probes.wake_threads)
         peaks = self.probes.peaks(samples, first.bytes // 2 * 2)

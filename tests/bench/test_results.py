@@ -9,7 +9,7 @@ from nvfp4.bench.machine import Machine
 from nvfp4.bench.results import COLUMNS, Peaks, check_writable, make_row, write_csv
 from nvfp4.bench.timing import Samples
 
-PEAKS = Peaks(read_gbs=10.0, dot_gmacs=100.0, matmul_gmacs=50.0, memcpy_gbs=20.0)
+PEAKS = Peaks(read_gbs=10.0, dot_gmacs=100.0, float_gmacs=50.0, memcpy_gbs=20.0)
 MACHINE = Machine("CPU, with a comma", "avx2", 2, 1 << 25, 0.25, "2.13.0", "0.1.0", "abc", "2026-01-01T00:00:00+00:00")
 
 

@@ -1,8 +1,10 @@
-// What this machine can do at best, measured: the two roofs that gemm's speed is compared with. A benchmark calls these
+// What this machine can do at best, measured: the roofs that gemm's speed is compared with. A benchmark calls these
 // in turn with the kernels, because a shared machine's speed changes from second to second.
 #pragma once
 
 #include <cstdint>
+
+#include "nvfp4/problem.h"
 
 namespace nvfp4::cpu {
 
@@ -11,6 +13,9 @@ namespace nvfp4::cpu {
 // of the instruction set in use (see set_isa), on `threads` threads (0: as many as a gemm would take), all of them
 // together. `iterations` of 2^16 multiply-adds a thread; throws nvfp4::Error unless it is positive.
 double dot_loop(int64_t iterations, int threads = 0);
+
+// The same of the W4A16 inner loop for activations of this type; `iterations` of 2^15 multiply-adds a thread.
+double float_dot_loop(int64_t iterations, DType activations, int threads = 0);
 
 // Bytes per second of reading data[0 .. bytes) once, each thread its own contiguous part: the better of the first half,
 // which leaves fetching to the hardware, and the second, which asks ahead, as some machines (and busy ones) need. The
