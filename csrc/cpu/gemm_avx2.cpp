@@ -27,7 +27,7 @@ void stream_block(const uint8_t* tiles, int64_t tile_count, const uint8_t* block
   __m128i nans = _mm_setzero_si128();
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes, block += kTileGroups * token_group_bytes(T)) {
     const uint8_t* scales = tiles + kTileCodeBytes;
-    prefetch_tile(tiles, kTilesAhead);
+    prefetch_tile(tiles);
     nans = _mm_or_si128(nans, nan_rows(scales));
     for (int half = 0; half < 2; ++half) {
       __m256 acc[T];

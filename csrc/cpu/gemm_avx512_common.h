@@ -11,8 +11,15 @@ namespace {
 
 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 
-// How far ahead of the computing to ask for weights: measured with one and four tokens on Zen 4.
-constexpr int64_t kTilesAhead = 8;
+// Asks for the tile that comes kTilesAhead after this one. The hardware's own prefetcher keeps up with a plain read but
+// not with a loop that computes as long as it reads. Into the second-level cache: it has more reads in flight than the
+// first (measured on Zen 4). Past the end of the weights this is a harmless hint.
+inline void prefetch_tile(const uint8_t* tile) {
+  constexpr int64_t kTilesAhead = 24;
+  for (int64_t line = 0; line < kTileBytes; line += 64) {
+    __builtin_prefetch(tile + kTilesAhead * kTileBytes + line, 0, 2);
+  }
+}
 
 // One 32-bit word in every lane; from memory this is a load and costs no arithmetic port.
 inline __m512i broadcast_word(const void* p) {
@@ -65,7 +72,7 @@ inline __attribute__((always_inline)) void stream_block(const uint8_t* tiles, in
   __m512 acc[T];
   for (int t = 0; t < T; ++t) acc[t] = _mm512_loadu_ps(sums + 16 * t);
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
-    prefetch_tile(tiles, kTilesAhead);
+    prefetch_tile(tiles);
     for (int g = 0; g < kTileGroups; ++g, block += token_group_bytes(T)) {
       const __m512 s_b = scale_bits(tiles + kTileCodeBytes + 16 * g);
       add_group<T>(decode_codes(tiles + 128 * g), s_b, block, dot, acc);

@@ -115,7 +115,7 @@ void stream_block(const uint8_t* tiles, int64_t tile_count, const uint8_t* block
   __m512 even[T], odd[T];
   for (int t = 0; t < T; ++t) even[t] = odd[t] = _mm512_setzero_ps();
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes, block += 2 * kTileCols * T) {
-    prefetch_tile(tiles, kTilesAhead);
+    prefetch_tile(tiles);
     scale_any_tile(tiles, [&](int quad, __m512i w_even, __m512i w_odd) {
       const uint8_t* x = block + 8 * T * quad;
       for (int t = 0; t < T; ++t) {

@@ -68,7 +68,7 @@ void stream_block(const uint8_t* tiles, int64_t tile_count, const float* block, 
   __m128i nans = _mm_setzero_si128();
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
     const uint8_t* scales = tiles + kTileCodeBytes;
-    prefetch_tile(tiles, kTilesAhead);
+    prefetch_tile(tiles);
     nans = _mm_or_si128(nans, nan_rows(scales));
     for (int g = 0; g < kTileGroups; ++g, block += kGroupSize * T) {
       __m256 group[T][4];

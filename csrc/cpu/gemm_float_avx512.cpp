@@ -17,7 +17,7 @@ void stream_floats(const uint8_t* tiles, int64_t tile_count, const float* block,
   __m512 even[T], odd[T];
   for (int t = 0; t < T; ++t) even[t] = odd[t] = _mm512_setzero_ps();
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes) {
-    prefetch_tile(tiles, kTilesAhead);
+    prefetch_tile(tiles);
     for (int g = 0; g < kTileGroups; ++g, block += kGroupSize * T) {
       __m512 group_even[T], group_odd[T];
       for (int t = 0; t < T; ++t) group_even[t] = group_odd[t] = _mm512_setzero_ps();

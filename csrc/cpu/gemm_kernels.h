@@ -33,12 +33,6 @@ inline constexpr uint32_t kActivationScaleBits = (127u + 118u) << 23;  // 2^118
 
 NVFP4_INLINE constexpr int64_t token_group_bytes(int width) { return static_cast<int64_t>(width) * 24; }
 
-// Asks for the tile that comes `ahead` tiles after this one. The hardware's own prefetcher keeps up with a plain read
-// but not with a loop that computes as long as it reads. Past the end of the weights this is a harmless hint.
-NVFP4_INLINE void prefetch_tile(const uint8_t* tile, int64_t ahead) {
-  for (int64_t line = 0; line < kTileBytes; line += 64) __builtin_prefetch(tile + ahead * kTileBytes + line);
-}
-
 // What becomes of the sixteen sums of a token and a panel. Arrays hold sixteen values, or are null.
 struct Epilogue {
   const float* second;     // to add to the sums first

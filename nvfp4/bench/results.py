@@ -22,7 +22,7 @@ class Peaks:
     Attributes:
         read_gbs: GB/s of a threaded read of memory that is in no cache.
         dot_gmacs: 1e9 multiply-adds a second of the int8 group-16 dot loop on data in the first-level cache.
-        float_gmacs: the same of floating-point numbers: the fastest of W4A16's own loop and torch's bf16 and fp32 matmul.
+        float_gmacs: the same of floating-point numbers: W4A16's own loop or torch's matmul, the faster.
         memcpy_gbs: GB/s, read and written together, of the faster of two ways to copy as many bytes.
     """
 
