@@ -7,7 +7,14 @@
 # The compiled core takes libgomp from torch, which is therefore loaded first.
 import torch  # noqa: F401
 
-from nvfp4 import _C, backends, env
+try:
+    from nvfp4 import _C
+except ImportError as error:
+    raise ImportError(
+        f"nvfp4: {__path__[0]} has no compiled part (_C) for this Python ({error}). If it is a checkout, it hides an "
+        'installed nvfp4: start Python in another folder, or compile the checkout with `pip install -e "."`.'
+    ) from error
+from nvfp4 import backends, env
 from nvfp4.functional import (
     dequantize,
     linear,

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -206,3 +207,15 @@ def test_stubs_match_the_compiled_module() -> None:
 def test_a_number_outside_an_enumeration_is_refused() -> None:
     with pytest.raises(ValueError, match=r"dtype: got 7, wanted 0 to 2"):
         _C.cpu.dequantize(0, 0, 0, 0, False, 0, 16, 0, 7, 1)
+
+
+def test_a_checkout_that_is_not_compiled_says_so(tmp_path: Path) -> None:
+    """As Python sees it that was started in a checkout beside an installed package."""
+    shutil.copytree(ROOT / "nvfp4", tmp_path / "nvfp4", ignore=shutil.ignore_patterns("_C*.so", "__pycache__"))
+    # An editable install finds its compiled module from anywhere.
+    forget = "sys.meta_path[:] = [f for f in sys.meta_path if not f.__module__.startswith('__editable__')]"
+    command = [sys.executable, "-c", f"import sys; {forget}; import nvfp4"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"nvfp4: {tmp_path}/nvfp4 has no compiled part (_C)" in done.stderr
+    assert "start Python in another folder" in done.stderr

@@ -111,12 +111,13 @@ def test_row_of_257_equals_the_row_alone(activations: str | None) -> None:
             assert same_bits(nvfp4.linear(x[i : i + 1], w, activations=activations), together[i : i + 1]), (n, k, i)
 
 
-def test_every_m_gives_the_same_rows() -> None:
+@pytest.mark.parametrize("activations", ["nvfp4", None])
+def test_every_m_gives_the_same_rows(activations: str | None) -> None:
     w = nvfp4.to_layout(quantized(70, 528), "n16k64")
     x = outliers(257, 528, torch.bfloat16)
-    together = nvfp4.linear(x, w)
-    for m in M_VALUES:
-        assert same_bits(nvfp4.linear(x[:m], w), together[:m])
+    together = nvfp4.linear(x, w, activations=activations)
+    for m in (*M_VALUES, 8, 9, 12, 24):
+        assert same_bits(nvfp4.linear(x[:m], w, activations=activations), together[:m])
 
 
 def test_a_hundred_runs_and_three_thread_counts_agree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,13 +184,15 @@ void decode_panels(const Pass& pass, int64_t first_panel, int64_t panel_count, S
     const int64_t token_bytes = pass.chunk_size(after) * pass.token_count * pass.tile_bytes();
     Ahead tokens(pass.block(after, 0), token_bytes, blocks * panel_count);
     for (int64_t i = 0; i < panel_count; ++i) {
+      // The chunk of the next panel; after the last panel its first one's next chunk, or the next panels' first.
       const bool last = i + 1 == panel_count;
-      const uint8_t* next = pass.tiles(first_panel + (last ? 0 : i + 1), tile + (last ? pass.chunk_size(tile) : 0));
+      const int64_t next_panel = first_panel + (!last ? i + 1 : after == 0 ? panel_count : 0);
+      const uint8_t* next = pass.tiles(next_panel, last ? after : tile);
       const Ahead weights(next, pass.chunk_tiles * kTileBytes, blocks);
       add_chunk(pass, first_panel + i, tile, weights, tokens, decoded, sums + i * sum_count);
     }
   }
-  // A block of tokens is written for all panels before the next one, so that every line of the output is written once.
+  // A block of tokens is written for all panels before the next one: their outputs share lines.
   for (int64_t token = 0; token < pass.token_count; token += pass.tokens()) {
     for (int64_t i = 0; i < panel_count; ++i) {
       const float* block_sums = sums + i * sum_count + token * pass.sums_per_token();

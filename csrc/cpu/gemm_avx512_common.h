@@ -1,4 +1,4 @@
-// What the two AVX-512 gemm files share: sixteen weight rows in a vector, and everything but the 8-bit dot product
+// What the AVX-512 gemm files share: sixteen weight rows in a vector, and for W4A4 everything but the 8-bit dot product
 // itself. Included by exactly those files, each compiled with its own flags, so all of it has internal linkage.
 #pragma once
 

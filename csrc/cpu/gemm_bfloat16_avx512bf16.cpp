@@ -17,7 +17,8 @@ inline __m512 add_pair(__m512 sum, __m512i weights, const uint8_t* x) {
 // The shift that brings the codes of a quad's even or odd columns to the low bits of the 16-bit lanes.
 constexpr int pair_shift(int quad, int odd) { return kCodeBits * (quad % 2) + 8 * odd; }
 
-// Scales of any kind: the product in float32, whose upper half is the bfloat16, since the bits below are zeros.
+// Scales of any kind, also the zeros that pad a tile: the product in float32, whose upper half is the bfloat16, since
+// the bits below are zeros.
 struct AnyScales {
   __m512 s_b, values;
   explicit AnyScales(const uint8_t* p) : s_b(scale_bits(p)) {
@@ -111,7 +112,7 @@ inline __attribute__((always_inline)) void scale_any_tile(const uint8_t* tile, U
 }
 
 template <int T>
-void stream_block(const uint8_t* tiles, int64_t tile_count, const uint8_t* block, float* sums) {
+void stream_pairs(const uint8_t* tiles, int64_t tile_count, const uint8_t* block, float* sums) {
   __m512 even[T], odd[T];
   for (int t = 0; t < T; ++t) even[t] = odd[t] = _mm512_setzero_ps();
   for (int64_t tile = 0; tile < tile_count; ++tile, tiles += kTileBytes, block += 2 * kTileCols * T) {
@@ -138,7 +139,7 @@ void decode_scaled(const uint8_t* tiles, int64_t tile_count, void* decoded) {
 }
 
 template <int T>
-void panel_block(const uint8_t* panel, int64_t group_count, const uint8_t* block, float* chains) {
+void panel_pairs(const uint8_t* panel, int64_t group_count, const uint8_t* block, float* chains) {
   // Loops over the sums are unrolled before anything else, or GCC keeps a copy of the sums in memory.
   __m512 sum[2 * T];
 #pragma GCC unroll 16
@@ -154,13 +155,13 @@ void panel_block(const uint8_t* panel, int64_t group_count, const uint8_t* block
 
 void stream_any(const uint8_t* tiles, int64_t tile_count, const void* block, int width, float* sums) {
   const uint8_t* x = static_cast<const uint8_t*>(block);
-  with_width(width, [&](auto tag) { stream_block<decltype(tag)::value>(tiles, tile_count, x, sums); });
+  with_width(width, [&](auto tag) { stream_pairs<decltype(tag)::value>(tiles, tile_count, x, sums); });
 }
 
 void panel_any(const void* panel, int64_t group_count, const void* block, int width, float* chains) {
   const uint8_t* w = static_cast<const uint8_t*>(panel);
   const uint8_t* x = static_cast<const uint8_t*>(block);
-  with_width(width, [&](auto tag) { panel_block<decltype(tag)::value>(w, group_count, x, chains); });
+  with_width(width, [&](auto tag) { panel_pairs<decltype(tag)::value>(w, group_count, x, chains); });
 }
 
 }  // namespace

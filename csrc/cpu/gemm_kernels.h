@@ -1,4 +1,5 @@
-// What one instruction set brings to the gemm; gemm.cpp drives it. One file gemm_<isa>.cpp for each.
+// What one instruction set brings to the gemm; gemm.cpp drives it. One file each: gemm_<isa>.cpp for W4A4,
+// gemm_float_<isa>.cpp and gemm_bfloat16_<isa>.cpp for W4A16.
 //
 // Everything a kernel reads besides the weight tiles is laid out by the driver:
 //   W4A4 activations: blocks of `width` tokens. For every group of 16 columns a block holds, one after the other,
@@ -59,15 +60,15 @@ struct GemmKernels {  // W4A4
 };
 
 // W4A16. Per output there are two chains; the result is the first + the second.
-//   float blocks: the first chain is for columns with k % 4 in {0, 1}, the second for {2, 3}. In each group a chain
-//   adds
-//     its eight products x * w by fused multiply-add in ascending order, starting from the plain product; then chain =
-//     fma(s_b, group, chain). The bits are the same on every instruction set.
-//   bfloat16 blocks: the first chain is for even columns, the second for odd ones. A chain adds its products x * (w *
-//   s_b),
-//     whose second factor is exact in bfloat16, two at a time, the later column first, rounding to float32 after each;
-//     numbers below 2^-126 count as zero. That is AVX-512's bfloat16 dot product; a CPU that has it takes this path for
-//     bfloat16 activations.
+//
+// Float blocks: the first chain is for columns with k % 4 in {0, 1}, the second for {2, 3}. In each group a chain adds
+// its eight products x * w by fused multiply-add in ascending order, starting from the plain product; then chain =
+// fma(s_b, group, chain). The bits are the same on every instruction set.
+//
+// bfloat16 blocks: the first chain is for even columns, the second for odd ones. A chain adds its products x * (w *
+// s_b), whose second factor is exact in bfloat16, two at a time, the later column first, rounding to float32 after
+// each. Numbers below 2^-126 count as zero, and as s_b comes first, products overflow from |x| = 2^128 / 2688 on. That
+// is AVX-512's bfloat16 dot product; a CPU that has it takes this path for bfloat16 activations.
 struct FloatGemmKernels {
   dispatch::GemmCosts costs;
   int64_t element_bytes;      // of a token block: 4 for float, 2 for bfloat16

@@ -14,7 +14,7 @@ namespace {
 // 32 groups of 16 rows by 8 tokens: 12 KiB of panel and 6 KiB of tokens stay in any first-level cache.
 constexpr int64_t kProbeGroups = 32;
 constexpr int64_t kProbeTokens = 8;
-// Of W4A16, whose decoded panels and tokens are larger: 16 KiB and 8 KiB at most.
+// Of W4A16, whose decoded panels and tokens are larger: 17 KiB and 8 KiB at most.
 constexpr int64_t kFloatProbeGroups = 16;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {

@@ -24,7 +24,7 @@ struct GemmChoice {
 };
 
 // What an instruction set's kernels cost besides the products themselves, in units of one token's products with the
-// same weights. Measured: docs/cpu-kernels.md.
+// same weights. Measured on x86 (docs/cpu-kernels.md), estimated for the others.
 struct GemmCosts {
   int tokens;            // in a block: what the kernels like best; any width from 1 to this works
   double stream_decode;  // of decoding in registers, once a block of tokens

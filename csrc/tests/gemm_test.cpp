@@ -103,6 +103,8 @@ float w4a16_sum(const float* x, const Quantized& b, int64_t row_b, int64_t k) {
   return chain[0] + chain[1];
 }
 
+float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+
 // The same where bfloat16 activations are multiplied in pairs.
 float w4a16_pair_sum(const float* x, const Quantized& b, int64_t row_b, int64_t k) {
   float chain[2] = {0, 0};
@@ -110,7 +112,7 @@ float w4a16_pair_sum(const float* x, const Quantized& b, int64_t row_b, int64_t 
     for (const int column : {2, 0, 3, 1}) {
       const float s_b = e4m3_to_float(b.scale[static_cast<size_t>(row_b * k + four) / 16]);
       const float w = 0.5f * static_cast<float>(twice_value(b, row_b * k + four + column)) * s_b;
-      chain[column % 2] = std::fma(w, x[four + column], chain[column % 2]);
+      chain[column % 2] = flushed(std::fma(w, flushed(x[four + column]), chain[column % 2]));
     }
   }
   return chain[0] + chain[1];
@@ -228,6 +230,41 @@ void test_case(const Case& c, uint32_t seed) {
   run_everywhere(c, problem, wanted, finish(c, pair_sums, nullptr, b, bias), "W4A16 bfloat16");
 }
 
+// Activations of any bits: subnormal, huge, infinite, NaN; every width of a block and both paths.
+void test_any_bfloat16(int64_t m, int64_t n, int64_t k, bool normal_scales, uint32_t seed) {
+  const Case c{m, n, k, DType::kFloat32, false, false, false};
+  std::mt19937 random(seed);
+  Quantized b(random, n, k, false, false);
+  if (normal_scales) {
+    for (uint8_t& byte : b.scale) byte = static_cast<uint8_t>(8 + random() % 0x77);
+  }
+  const std::vector<uint8_t> tiles = make_tiles(b, n, k);
+  std::vector<uint16_t> bits(static_cast<size_t>(m * k));
+  std::vector<float> x(bits.size()), sums, pair_sums;
+  for (size_t i = 0; i < bits.size(); ++i) {
+    // Rows of four kinds, so that not every sum is NaN: tiny, finite, finite, any.
+    const size_t kind = i / static_cast<size_t>(k) % 4;
+    const uint32_t exponent = kind == 0 ? random() % 3 : random() % (kind == 3 ? 256 : 255);
+    bits[i] = static_cast<uint16_t>((random() & 1) << 15 | exponent << 7 | random() % 128);
+    x[i] = bits_float(static_cast<uint32_t>(bits[i]) << 16);
+  }
+  for (int64_t i = 0; i < m * n; ++i) {
+    sums.push_back(w4a16_sum(&x[static_cast<size_t>(i / n * k)], b, i % n, k));
+    pair_sums.push_back(w4a16_pair_sum(&x[static_cast<size_t>(i / n * k)], b, i % n, k));
+  }
+  GemmProblem problem;
+  problem.m = m;
+  problem.n = n;
+  problem.k = k;
+  problem.b_tiles = tiles.data();
+  problem.b_global_scale = b.global.data();
+  problem.out_dtype = c.out_dtype;
+  problem.a = bits.data();
+  problem.a_dtype = DType::kBFloat16;
+  problem.a_row_stride = k;
+  run_everywhere(c, problem, finish(c, sums, nullptr, b, {}), finish(c, pair_sums, nullptr, b, {}), "any bfloat16");
+}
+
 void test_bad_arguments() {
   const auto refused = [](const GemmProblem& problem, const char* what) {
     try {
@@ -293,6 +330,10 @@ int run_gemm_tests() {
   test_case({3, 700, 2048, DType::kBFloat16, true, true, false}, 1000);  // enough work for a second thread
   test_case({1, 1500, 2064, DType::kFloat16, false, false, true}, 1001);
   test_case({70, 300, 80, DType::kFloat32, true, false, false}, 1002);  // more panels than take turns at once
+  for (int64_t m = 1; m <= 20; ++m) {
+    test_any_bfloat16(m, 33, 192, m % 2 == 0, static_cast<uint32_t>(m));
+    ++cases;
+  }
   test_bad_arguments();
   std::printf("gemm: %d cases, %d failures\n", cases + 3, failures);
   return failures;

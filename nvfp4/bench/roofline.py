@@ -25,7 +25,7 @@ from nvfp4.bench.variants import MEMCPY
 __all__ = ["Probes"]
 
 _READ, _DOT, _FLOAT_DOT = "probe read", "probe dot", "probe float dot"
-_MATMUL = {"probe matmul fp32": torch.float32, "probe matmul bf16": torch.bfloat16}
+_MATMUL = {name: f"probe matmul {name}" for name in DTYPES}
 _READ_BYTES = 48 << 20
 _DOT_ITERATIONS = 3200  # of 2^16 multiply-adds a thread: some milliseconds
 _MATMUL_SIZE = 768  # large enough for torch's matmul at its best, small enough for the caches
@@ -43,7 +43,7 @@ class Probes:
         part = min(_READ_BYTES, cold)
         self._memory = torch.randint(0, 256, (cold // part + 2, part), dtype=torch.uint8)
         square = torch.randn(_MATMUL_SIZE, _MATMUL_SIZE)
-        self._square = {name: square.to(dtype) for name, dtype in _MATMUL.items()}
+        self._square = {name: square.to(dtype) for name, dtype in DTYPES.items()}
         self._rates: dict[str, list[float]] = {}
 
     def wake_threads(self) -> None:
@@ -75,9 +75,9 @@ class Probes:
             chosen[_FLOAT_DOT] = lambda _: (
                 lambda: rates.append(_C.cpu.float_dot_loop(_DOT_ITERATIONS, code, self._threads))
             )
-            for name, square in self._square.items():
-                product = partial(torch.mm, square, square)
-                chosen[name] = lambda _, product=product: product  # type: ignore[misc]
+            for name in {"float32", activations}:
+                product = partial(torch.mm, self._square[name], self._square[name])
+                chosen[_MATMUL[name]] = lambda _, product=product: product  # type: ignore[misc]
         return chosen
 
     def peaks(self, samples: Mapping[str, Samples], copied_bytes: int = 0) -> Peaks:
@@ -91,12 +91,12 @@ class Probes:
         def said(name: str) -> float:
             return quantile(self._rates[name][1:] or [0.0], 0.5) / 1e9  # the first is of the untimed round
 
-        def fastest(amount: float, names: Mapping[str, object] | tuple[str, ...]) -> float:
+        def fastest(amount: float, names: tuple[str, ...]) -> float:
             return max((amount / samples[name].median / 1e3 for name in names if name in samples), default=0.0)
 
         return Peaks(
             read_gbs=said(_READ),
             dot_gmacs=said(_DOT),
-            float_gmacs=max(said(_FLOAT_DOT), fastest(_MATMUL_SIZE**3, _MATMUL)),
+            float_gmacs=max(said(_FLOAT_DOT), fastest(_MATMUL_SIZE**3, tuple(_MATMUL.values()))),
             memcpy_gbs=fastest(copied_bytes, MEMCPY),
         )

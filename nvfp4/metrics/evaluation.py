@@ -164,12 +164,14 @@ def _check_windows(tokens: Any) -> list[torch.Tensor]:
         if not isinstance(window, torch.Tensor) or window.dtype not in (torch.int64, torch.int32):
             got = window.dtype if isinstance(window, torch.Tensor) else type(window).__name__
             raise TypeError(f"evaluate: window {index} is {got}; wanted a tensor of int64 token ids")
-        if window.ndim != 1 or len(window) < 2:
+        one_row = window.ndim == 1 or (window.ndim == 2 and len(window) == 1)
+        if not one_row or window.numel() < 2:
             raise ValueError(
-                f"evaluate: window {index} has shape {list(window.shape)}; wanted [T] with T >= 2, so that at least "
+                f"evaluate: window {index} has shape {list(window.shape)}; wanted [T] or [1, T] with T >= 2, so that "
+                "at least "
                 "one position has a next token"
             )
-    return [window.detach().to("cpu", torch.int64) for window in tokens]
+    return [window.detach().reshape(-1).to("cpu", torch.int64) for window in tokens]
 
 
 def _check_vocabulary(model: Any, windows: list[torch.Tensor]) -> None:

@@ -43,11 +43,12 @@ class Planned:
 
 @dataclass
 class Plan:
-    """Linears to quantise in the model's order, the others with the reason, and targets that mean nothing here."""
+    """Linears to quantise in the model's order, the others with the reason, and entries that mean nothing here."""
 
     matched: list[Planned] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     idle_targets: list[str] = field(default_factory=list)
+    idle_ignores: list[str] = field(default_factory=list)
 
 
 def name_patterns(names: Iterable[str]) -> Counter[str]:
@@ -100,6 +101,7 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
     plan, owners, busy = Plan(), _owners(model), set[str]()
     for name, module in model.named_modules():
         busy.update(t for group in recipe.groups() for t in group.targets if matches(name, module, t))
+        busy.update(entry for entry in recipe.ignore if matches(name, module, entry))
         if not isinstance(module, nn.Linear):
             continue
         found, ignored, other = recipe.target_of(name, module), recipe.ignored_by(name, module), _own_forward(module)
@@ -118,6 +120,9 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
             plan.matched.append(Planned(name, module, found[0], found[1].activations))
     targets = [t for group in recipe.groups() for t in group.targets]
     plan.idle_targets = [t for t in dict.fromkeys(targets) if t not in busy]
+    # Patterns, and the head that some models lack, stand in recipes for many models; a name is meant for this one.
+    names = (entry for entry in dict.fromkeys(recipe.ignore) if not entry.startswith("re:") and entry != "lm_head")
+    plan.idle_ignores = [entry for entry in names if entry not in busy]
     if not plan.matched:
         reasons = [f"{reason}: {_listing(name_patterns(n for n, r in plan.skipped.items() if r == reason))}"
                    for reason in dict.fromkeys(plan.skipped.values())]  # fmt: skip

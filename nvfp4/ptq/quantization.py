@@ -93,6 +93,10 @@ def quantize_model(
     plan = make_plan(model, rules)
     for target in plan.idle_targets:
         _log.warning("nvfp4: the recipe's target %r matches no module", target)
+    for entry in plan.idle_ignores:
+        _log.warning("nvfp4: the recipe's ignore %r matches no module", entry)
+    if calibration is not None and all(p.activations is None for p in plan.matched):
+        _log.warning("nvfp4: calibration is not used: the recipe quantises weights alone (W4A16)")
     scales = weight_scales(plan.matched)
     input_scales, notes = _input_scales(model, plan.matched, calibration, progress)
 

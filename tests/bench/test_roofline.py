@@ -20,6 +20,12 @@ def test_the_probes_measure_this_machine(probes):
     assert peaks.memcpy_gbs == 0
 
 
+@pytest.mark.parametrize("activations", ["float32", "float16", "bfloat16"])
+def test_the_arithmetic_is_of_the_activations_own_kind(probes, activations):
+    matmuls = {name for name in probes.variants(activations) if "matmul" in name}
+    assert matmuls == {"probe matmul float32", f"probe matmul {activations}"}
+
+
 def test_row_ops_need_no_arithmetic(probes):
     assert list(probes.variants(None)) == ["probe read"]
 
@@ -29,8 +35,8 @@ def test_the_faster_copy_and_the_faster_matmul_count(probes):
     samples = {
         "memcpy torch": Samples((10.0,)),
         "memcpy libc": Samples((5.0,)),
-        "probe matmul fp32": Samples((100.0,)),
-        "probe matmul bf16": Samples((50.0,)),
+        "probe matmul float32": Samples((100.0,)),
+        "probe matmul bfloat16": Samples((50.0,)),
     }
     peaks = probes.peaks(samples, copied_bytes=50_000)
     assert peaks.memcpy_gbs == pytest.approx(10.0)

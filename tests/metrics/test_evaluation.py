@@ -122,7 +122,7 @@ def test_a_hopeless_candidate_overflows_to_infinity_and_null() -> None:
     [
         ([], ValueError, "tokens is empty"),
         (torch.zeros(2, 8, dtype=torch.int64), TypeError, "wanted a list of 1-D windows"),
-        ([torch.zeros(1, 8, dtype=torch.int64)], ValueError, r"window 0 has shape \[1, 8\]"),
+        ([torch.zeros(2, 8, dtype=torch.int64)], ValueError, r"window 0 has shape \[2, 8\]"),
         ([torch.tensor([1, 2]), torch.tensor([1])], ValueError, r"window 1 has shape \[1\]"),
         ([torch.tensor([1.0, 2.0])], TypeError, "wanted a tensor of int64"),
         ([[1, 2, 3]], TypeError, "window 0 is list"),
@@ -161,3 +161,9 @@ def test_nan_names_window_and_position() -> None:
         broken.table[96, 3] = float("nan")
     with pytest.raises(ValueError, match="candidate's logits are not finite at window 1, position 3"):
         evaluate(model, broken, windows, chunk_positions=2, progress=False)
+
+
+def test_windows_of_one_row_are_windows() -> None:
+    model, (window,) = Bigram(1).eval(), _windows(12)
+    flat, row = (evaluate(model, model, [w], progress=False) for w in (window, window[None]))
+    assert flat.ppl_reference == row.ppl_reference

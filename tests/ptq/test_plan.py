@@ -43,6 +43,9 @@ def test_every_linear_is_matched_or_has_a_reason() -> None:
     plan = make_plan(model, Recipe(scheme="NVFP4", ignore=["kept"], targets=["Linear", "re:.*absent.*", "embedding"]))
     assert [p.name for p in plan.matched] == ["first", "second", "plain"]
     assert plan.idle_targets == ["re:.*absent.*"]
+    assert plan.idle_ignores == []
+    recipe = Recipe(scheme="NVFP4", ignore=["kpet", "kept", "lm_head", "re:.*vision.*"], targets=["Linear"])
+    assert make_plan(model, recipe).idle_ignores == ["kpet"]
     assert plan.skipped == {
         "head": "its weight is tied to 'embedding'; untie it to quantise it",
         "special": "Special is a Linear with a forward of its own",
