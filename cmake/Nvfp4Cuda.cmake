@@ -1,5 +1,5 @@
-# Decides whether the CUDA part is built, says so in one line, and sets NVFP4_BUILT_CUDA_ARCHS ("" without CUDA). It needs no
-# compiler: tests/test_build.py runs it with `cmake -P`.
+# Decides whether the CUDA part is built, says so in one line, and sets NVFP4_NVCC and NVFP4_BUILT_CUDA_ARCHS (both ""
+# without CUDA). It needs no compiler: tests/test_build.py runs it with `cmake -P`.
 #
 # Each setting is a -D option, or else the environment variable of the same name, or else its default.
 set(NVFP4_CUDA "" CACHE STRING "The CUDA part: ON, OFF or AUTO; empty: the environment variable NVFP4_CUDA, or else AUTO")
@@ -45,10 +45,38 @@ function(nvfp4_find_nvcc result)
   endif()
 endfunction()
 
+# Sets <result> to why this nvcc cannot build these architectures, or to "".
+function(nvfp4_refuse_archs nvcc archs result)
+  set(${result} "" PARENT_SCOPE)
+  execute_process(COMMAND "${nvcc}" --version OUTPUT_VARIABLE said ERROR_VARIABLE said RESULT_VARIABLE status)
+  if(NOT status EQUAL 0 OR NOT said MATCHES "release ([0-9]+\\.[0-9]+)")
+    set(${result} "`${nvcc} --version` does not say its release" PARENT_SCOPE)
+    return()
+  endif()
+  set(release "${CMAKE_MATCH_1}")
+  foreach(arch ${archs})
+    set(reason "")
+    if(NOT arch MATCHES "^[0-9]+[af]$")
+      string(CONCAT reason "NVFP4_CUDA_ARCHS holds \"${arch}\"; wanted an architecture with its suffix, such as 90a or 120f, "
+                           "because code for the plain one lacks the instructions the kernels are made of")
+    elseif(arch MATCHES "f$" AND release VERSION_LESS 12.9)
+      string(CONCAT reason "${nvcc} is release ${release}, and ${arch} needs 12.9; 12.8 builds 120a "
+                           "(NVFP4_CUDA_ARCHS=90a;120a)")
+    elseif(arch MATCHES "^1[0-9][0-9]" AND release VERSION_LESS 12.8)
+      set(reason "${nvcc} is release ${release}, and ${arch} needs 12.8; install a newer one")
+    endif()
+    if(reason)
+      set(${result} "${reason}" PARENT_SCOPE)
+      return()
+    endif()
+  endforeach()
+endfunction()
+
 nvfp4_setting(NVFP4_CUDA AUTO)
 nvfp4_setting(NVFP4_CUDA_ARCHS "90a;120f")
 string(TOUPPER "${NVFP4_CUDA_VALUE}" NVFP4_CUDA_MODE)
 set(NVFP4_BUILT_CUDA_ARCHS "")
+set(NVFP4_NVCC "")
 
 if(NOT NVFP4_CUDA_MODE MATCHES "^(ON|OFF|AUTO)$")
   message(FATAL_ERROR "nvfp4: NVFP4_CUDA is \"${NVFP4_CUDA_VALUE}\"; wanted ON, OFF or AUTO.")
@@ -57,12 +85,19 @@ elseif(NVFP4_CUDA_MODE STREQUAL "OFF")
 else()
   nvfp4_find_nvcc(NVFP4_NVCC)
   set(advice "install the CUDA toolkit or `pip install nvidia-cuda-nvcc`, or name nvcc in CUDACXX, and build again")
-  if(NVFP4_NVCC AND NVFP4_CUDA_MODE STREQUAL "ON")
-    message(FATAL_ERROR "nvfp4: NVFP4_CUDA=ON and found ${NVFP4_NVCC}, but version ${NVFP4_VERSION} has no CUDA sources; wanted "
-                        "AUTO or OFF, which build the CPU part. Set NVFP4_CUDA to one of them and build again.")
+  set(refusal "")
+  if(NVFP4_NVCC)
+    nvfp4_refuse_archs("${NVFP4_NVCC}" "${NVFP4_CUDA_ARCHS_VALUE}" refusal)
+  endif()
+  if(NVFP4_NVCC AND refusal STREQUAL "")
+    set(NVFP4_BUILT_CUDA_ARCHS "${NVFP4_CUDA_ARCHS_VALUE}")
+    message(NOTICE "nvfp4: found ${NVFP4_NVCC}; building the CUDA part for ${NVFP4_CUDA_ARCHS_VALUE} beside the CPU part "
+                   "(NVFP4_CUDA=OFF leaves it out).")
+  elseif(NVFP4_NVCC AND NVFP4_CUDA_MODE STREQUAL "ON")
+    message(FATAL_ERROR "nvfp4: NVFP4_CUDA=ON, but ${refusal}.")
   elseif(NVFP4_NVCC)
-    message(NOTICE "nvfp4: found ${NVFP4_NVCC}, but version ${NVFP4_VERSION} has no CUDA sources yet for "
-                   "NVFP4_CUDA_ARCHS=${NVFP4_CUDA_ARCHS_VALUE}; building the CPU part (NVFP4_CUDA=OFF skips this search).")
+    message(NOTICE "nvfp4: ${refusal}; building the CPU part.")
+    set(NVFP4_NVCC "")
   elseif(NVFP4_CUDA_MODE STREQUAL "ON")
     message(FATAL_ERROR "nvfp4: NVFP4_CUDA=ON, but no nvcc in CUDACXX, CUDA_HOME, PATH or pip's nvcc wheels: ${advice}.")
   else()

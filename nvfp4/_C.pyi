@@ -6,6 +6,9 @@ A bias_dtype of -1 means that there is no bias. An argument the core refuses is 
 
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 class _Cpu(Protocol):
     def isas(self) -> list[tuple[str, bool, bool]]: ...
     def isa(self) -> str: ...
@@ -100,7 +103,57 @@ class _Cpu(Protocol):
     def float_dot_loop(self, iterations: int, activations: int, threads: int) -> float: ...
     def read_bandwidth(self, data: int, nbytes: int, threads: int) -> float: ...
 
+class _Cuda(Protocol):
+    WORKSPACE_BYTES: int
+    def built_archs(self) -> list[str]: ...
+    def runs_on(self, major: int, minor: int) -> bool: ...
+    def quantize(
+        self,
+        x: int,
+        dtype: int,
+        rows: int,
+        cols: int,
+        row_stride: int,
+        mode: int,
+        scheme: int,
+        scale_layout: int,
+        global_scale: int,
+        packed: int,
+        scale: int,
+        workspace: int,
+        stream: int,
+    ) -> None: ...
+    def dequantize(
+        self,
+        packed: int,
+        scale: int,
+        scale_layout: int,
+        global_scale: int,
+        global_scale_per_row: bool,
+        rows: int,
+        cols: int,
+        out: int,
+        dtype: int,
+        stream: int,
+    ) -> None: ...
+    def swizzle_scales(self, plain: int, rows: int, groups: int, swizzled: int, stream: int) -> None: ...
+    def unswizzle_scales(self, swizzled: int, rows: int, groups: int, plain: int, stream: int) -> None: ...
+
+class _Emulation(Protocol):
+    def mma_m16n8k64(
+        self,
+        a: NDArray[np.uint32],
+        b: NDArray[np.uint32],
+        c: NDArray[np.float32],
+        sfa: NDArray[np.uint32],
+        sfb: NDArray[np.uint32],
+        thread_id_a: int,
+        thread_id_b: int,
+    ) -> NDArray[np.float32]: ...
+
 cpu: _Cpu
+cuda: _Cuda  # missing in a build without the CUDA part
+emulation: _Emulation
 
 def swizzled_bytes(rows: int, groups: int) -> int: ...
 def tiles_bytes(n: int, k: int) -> int: ...

@@ -45,10 +45,10 @@ def configure(cmake: str, tmp_path: Path):
     return run
 
 
-def make_nvcc(folder: Path) -> Path:
+def make_nvcc(folder: Path, release: str = "13.0") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     nvcc = folder / "nvcc"
-    nvcc.write_text("#!/bin/sh\n")
+    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.1'\n")
     nvcc.chmod(0o755)
     return nvcc
 
@@ -69,12 +69,39 @@ def test_on_without_nvcc_is_an_error(configure, how) -> None:
     assert "pip install nvidia-cuda-nvcc" in output
 
 
+@pytest.mark.parametrize("mode", ["ON", "AUTO"])
 @pytest.mark.parametrize("how", ["option", "variable"])
-def test_on_with_nvcc_is_an_error_without_cuda_sources(configure, tmp_path, how) -> None:
+def test_with_nvcc_the_cuda_part_is_built(configure, tmp_path, how, mode) -> None:
     nvcc = make_nvcc(tmp_path)
-    status, output = configure("-DNVFP4_CUDA=ON") if how == "option" else configure(NVFP4_CUDA="ON")
+    status, output = configure(f"-DNVFP4_CUDA={mode}") if how == "option" else configure(NVFP4_CUDA=mode)
+    assert status == 0
+    assert f"found {nvcc}; building the CUDA part for 90a;120f beside the CPU part" in output
+
+
+@pytest.mark.parametrize(
+    ("release", "archs", "why"),
+    [
+        ("12.8", "90a;120f", "is release 12.8, and 120f needs 12.9; 12.8 builds 120a (NVFP4_CUDA_ARCHS=90a;120a)"),
+        ("12.4", "120a", "is release 12.4, and 120a needs 12.8"),
+        ("13.0", "90a;120", 'NVFP4_CUDA_ARCHS holds "120"; wanted an architecture with its suffix'),
+        ("of unknown kind", "90a", "does not say its release"),
+    ],
+)
+def test_what_this_nvcc_cannot_build_is_named(configure, tmp_path, release, archs, why) -> None:
+    make_nvcc(tmp_path, release)
+    status, output = configure(NVFP4_CUDA="ON", NVFP4_CUDA_ARCHS=archs)
     assert status != 0
-    assert f"NVFP4_CUDA=ON and found {nvcc}, but version 1.2.3 has no CUDA sources; wanted AUTO or OFF" in output
+    assert why in output
+    status, output = configure(NVFP4_CUDA_ARCHS=archs)
+    assert status == 0
+    assert why in output
+    assert "building the CPU part" in output
+
+
+@pytest.mark.parametrize(("release", "archs"), [("12.8", "90a;120a"), ("12.3", "90a"), ("13.1", "121a")])
+def test_what_this_nvcc_can_build(configure, tmp_path, release, archs) -> None:
+    make_nvcc(tmp_path, release)
+    assert f"building the CUDA part for {archs}" in configure(NVFP4_CUDA_ARCHS=archs)[1]
 
 
 def test_off_does_not_look_for_nvcc(configure, tmp_path) -> None:
@@ -107,28 +134,22 @@ def test_nvcc_is_looked_for_in_this_order(configure, tmp_path) -> None:
     }
     wheels = f"-DNVFP4_SITE_PACKAGES=/nowhere;{site}"
     home, cxx = str(tmp_path / "cuda"), str(in_order["cxx"])
-    assert f"found {cxx}," in configure(wheels, CUDACXX=cxx, CUDA_HOME=home)[1]
-    assert f"found {in_order['home']}," in configure(wheels, CUDA_HOME=home)[1]
-    assert f"found {in_order['path']}," in configure(wheels)[1]
+    assert f"found {cxx};" in configure(wheels, CUDACXX=cxx, CUDA_HOME=home)[1]
+    assert f"found {in_order['home']};" in configure(wheels, CUDA_HOME=home)[1]
+    assert f"found {in_order['path']};" in configure(wheels)[1]
     in_order["path"].unlink()
-    assert f"found {in_order['wheel']}," in configure(wheels, CUDA_HOME="/nowhere")[1]
+    assert f"found {in_order['wheel']};" in configure(wheels, CUDA_HOME="/nowhere")[1]
 
 
 def test_nvcc_of_the_cuda_12_wheels_is_found(configure, tmp_path) -> None:
     nvcc = make_nvcc(tmp_path / "nvidia" / "cuda_nvcc" / "bin")
-    assert f"found {nvcc}," in configure(f"-DNVFP4_SITE_PACKAGES={tmp_path}")[1]
+    assert f"found {nvcc};" in configure(f"-DNVFP4_SITE_PACKAGES={tmp_path}")[1]
 
 
 def test_a_wrong_cudacxx_is_an_error(configure) -> None:
     status, output = configure(CUDACXX="/nowhere/nvcc")
     assert status != 0
     assert 'CUDACXX is "/nowhere/nvcc", which is no program' in output
-
-
-def test_nvcc_found_names_the_architectures(configure, tmp_path) -> None:
-    make_nvcc(tmp_path)
-    assert "NVFP4_CUDA_ARCHS=90a;120f;" in configure()[1]
-    assert "NVFP4_CUDA_ARCHS=89;" in configure(NVFP4_CUDA_ARCHS="89")[1]
 
 
 def test_the_core_includes_neither_torch_nor_python() -> None:

@@ -10,10 +10,11 @@ from functools import lru_cache
 from typing import Any
 
 from nvfp4 import env
-from nvfp4.backends.absent import CudaBackend, TritonBackend
+from nvfp4.backends.absent import TritonBackend
 from nvfp4.backends.base import OPS, Backend, Desc
 from nvfp4.backends.calls import kernel_calls, record, reset_kernel_calls
 from nvfp4.backends.cpu import CpuBackend
+from nvfp4.backends.cuda import CudaBackend
 from nvfp4.backends.reference import ReferenceBackend
 from nvfp4.checks import ACTIVATIONS, check_choice
 from nvfp4.layout import LAYOUTS

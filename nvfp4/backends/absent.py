@@ -1,4 +1,4 @@
-"""Backends whose kernels this version does not have; they answer truthfully in `explain`."""
+"""The backend whose kernels this version does not have; it answers truthfully in `explain`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from nvfp4.backends.base import Backend, Desc
 
-__all__ = ["CudaBackend", "TritonBackend"]
+__all__ = ["TritonBackend"]
 
 
 class _Absent(Backend):
@@ -21,16 +21,6 @@ class _Absent(Backend):
 
     quantize = dequantize = matmul = linear = _refuse
     swizzle_scales = unswizzle_scales = to_tiles = from_tiles = _refuse
-
-
-class CudaBackend(_Absent):
-    """The compiled CUDA kernels (SM120, SM90)."""
-
-    name = "cuda"
-
-    def supports(self, desc: Desc) -> tuple[bool, str]:
-        """No, on every machine."""
-        return False, "this version of nvfp4 has no CUDA kernels"
 
 
 class TritonBackend(_Absent):

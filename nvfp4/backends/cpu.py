@@ -10,6 +10,16 @@ from torch import Tensor
 
 from nvfp4 import _C, env
 from nvfp4 import layout as layouts
+from nvfp4.backends.arguments import (
+    COMPUTE_ROW,
+    COMPUTE_TENSOR,
+    DTYPE_CODES,
+    GIVEN_ROW,
+    GIVEN_TENSOR,
+    SCALE_LAYOUT_CODES,
+    SCHEME_CODES,
+    as_rows,
+)
 from nvfp4.backends.base import Backend, Desc, refused_by_contract
 from nvfp4.backends.calls import record
 from nvfp4.formats import GROUP_SIZE
@@ -18,12 +28,7 @@ __all__ = ["CpuBackend"]
 
 _kernels = _C.cpu
 
-# Values of the enums in csrc/include/nvfp4/problem.h.
-_DTYPE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-_GIVEN_TENSOR, _GIVEN_ROW, _COMPUTE_TENSOR, _COMPUTE_ROW = 0, 1, 2, 3
 _NO_BIAS = -1
-_SCHEME = {"nvfp4": 0, "compressed-tensors": 1}
-_SCALE_LAYOUT = {"plain": 0, "128x4": 1}
 
 # Said at every allocation: a default device set by the user must not send a kernel another device's pointers.
 _CPU = torch.device("cpu")
@@ -35,19 +40,9 @@ def _threads() -> int:
     return _THREADS or torch.get_num_threads()
 
 
-def _rows(x: Tensor) -> tuple[Tensor, int, int]:
-    """x [..., K] as (tensor, rows, row stride): itself where its strides allow, a contiguous copy otherwise."""
-    k = x.shape[-1]
-    if x.is_contiguous() and k:
-        return x, x.numel() // k, k
-    if x.dim() == 2 and x.stride(1) == 1:
-        return x, x.shape[0], x.stride(0)
-    return x.contiguous(), x.shape[:-1].numel(), k
-
-
 def _bias(bias: Tensor | None) -> tuple[int, int]:
     """Pointer and dtype of a bias. No bias is told by the dtype, so that a tensor without memory is an error."""
-    return (0, _NO_BIAS) if bias is None else (bias.data_ptr(), _DTYPE[bias.dtype])
+    return (0, _NO_BIAS) if bias is None else (bias.data_ptr(), DTYPE_CODES[bias.dtype])
 
 
 class CpuBackend(Backend):
@@ -88,16 +83,16 @@ class CpuBackend(Backend):
         if global_scale is None:
             per_row = granularity == "row"
             global_scale = torch.empty((*lead, 1) if per_row else (1,), dtype=torch.float32, device=_CPU)
-            mode = _COMPUTE_ROW if per_row else _COMPUTE_TENSOR
+            mode = COMPUTE_ROW if per_row else COMPUTE_TENSOR
         else:
             global_scale = global_scale.contiguous().clone()
-            mode = _GIVEN_ROW if global_scale.dim() > 1 else _GIVEN_TENSOR
+            mode = GIVEN_ROW if global_scale.dim() > 1 else GIVEN_TENSOR
         packed = torch.empty((*lead, k // 2), dtype=torch.uint8, device=_CPU)
         shape = layouts.swizzled_shape(lead.numel(), groups) if layout == "128x4" else (*lead, groups)
         scale = torch.empty(shape, dtype=torch.uint8, device=_CPU)
-        x, rows, stride = _rows(x)
+        x, rows, stride = as_rows(x)
         _kernels.quantize(
-            x.data_ptr(), _DTYPE[x.dtype], rows, k, stride, mode, _SCHEME[scheme], _SCALE_LAYOUT[layout],
+            x.data_ptr(), DTYPE_CODES[x.dtype], rows, k, stride, mode, SCHEME_CODES[scheme], SCALE_LAYOUT_CODES[layout],
             global_scale.data_ptr(), packed.data_ptr(), scale.data_ptr(), _threads(),
         )  # fmt: skip
         return packed, scale, global_scale
@@ -115,8 +110,8 @@ class CpuBackend(Backend):
         rows = torch.Size(shape[:-1]).numel()
         packed, scale, global_scale = packed.contiguous(), scale.contiguous(), global_scale.contiguous()
         _kernels.dequantize(
-            packed.data_ptr(), scale.data_ptr(), _SCALE_LAYOUT[layout], global_scale.data_ptr(),
-            global_scale.dim() > 1, rows, k, out.data_ptr(), _DTYPE[dtype], _threads(),
+            packed.data_ptr(), scale.data_ptr(), SCALE_LAYOUT_CODES[layout], global_scale.data_ptr(),
+            global_scale.dim() > 1, rows, k, out.data_ptr(), DTYPE_CODES[dtype], _threads(),
         )  # fmt: skip
         return out
 
@@ -143,7 +138,7 @@ class CpuBackend(Backend):
         _kernels.gemm_w4a4(
             lead.numel(), n, k, a_packed.data_ptr(), a_scale.data_ptr(), a_global_scale.data_ptr(),
             a_global_scale.dim() > 1, tiles.data_ptr(), b_global_scale.data_ptr(), b_global_scale.dim() > 1,
-            *_bias(bias), out.data_ptr(), _DTYPE[out_dtype], _threads(),
+            *_bias(bias), out.data_ptr(), DTYPE_CODES[out_dtype], _threads(),
         )  # fmt: skip
         return out
 
@@ -164,25 +159,26 @@ class CpuBackend(Backend):
         dtype = x.dtype
         *lead, k = x.shape
         out = x.new_empty(*lead, out_features)
-        x, m, stride = _rows(x)
+        x, m, stride = as_rows(x)
         bias_ptr, bias_dtype = _bias(bias)
         per_row = weight_global_scale.dim() > 1
         if activations == "none":
             record(self._linear_w4a16)
             _kernels.gemm_w4a16(
-                m, out_features, k, x.data_ptr(), _DTYPE[dtype], stride, tiles.data_ptr(),
-                weight_global_scale.data_ptr(), per_row, bias_ptr, bias_dtype, out.data_ptr(), _DTYPE[dtype],
+                m, out_features, k, x.data_ptr(), DTYPE_CODES[dtype], stride, tiles.data_ptr(),
+                weight_global_scale.data_ptr(), per_row, bias_ptr, bias_dtype, out.data_ptr(), DTYPE_CODES[dtype],
                 _threads(),
             )  # fmt: skip
             return out
         record(self._linear_w4a4)
         if input_global_scale is None:
-            mode, scale_ptr = (_COMPUTE_ROW if activations == "row" else _COMPUTE_TENSOR), 0
+            mode, scale_ptr = (COMPUTE_ROW if activations == "row" else COMPUTE_TENSOR), 0
         else:
-            mode, scale_ptr = _GIVEN_TENSOR, input_global_scale.data_ptr()
+            mode, scale_ptr = GIVEN_TENSOR, input_global_scale.data_ptr()
         _kernels.linear_w4a4(
-            m, out_features, k, x.data_ptr(), _DTYPE[dtype], stride, mode, scale_ptr, tiles.data_ptr(),
-            weight_global_scale.data_ptr(), per_row, bias_ptr, bias_dtype, out.data_ptr(), _DTYPE[dtype], _threads(),
+            m, out_features, k, x.data_ptr(), DTYPE_CODES[dtype], stride, mode, scale_ptr, tiles.data_ptr(),
+            weight_global_scale.data_ptr(), per_row, bias_ptr, bias_dtype, out.data_ptr(), DTYPE_CODES[dtype],
+            _threads(),
         )  # fmt: skip
         return out
 

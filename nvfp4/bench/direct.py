@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from nvfp4 import _C, env
-from nvfp4.bench.cases import DTYPES
+from nvfp4.backends.arguments import COMPUTE_ROW, DTYPE_CODES
 from nvfp4.tensor import NVFP4Tensor
 
-__all__ = ["DTYPE_CODES", "linear_w4a4", "quantize_rows"]
+__all__ = ["linear_w4a4", "quantize_rows"]
 
-# Values of the enums in csrc/include/nvfp4/problem.h.
-DTYPE_CODES = {DTYPES["float32"]: 0, DTYPES["float16"]: 1, DTYPES["bfloat16"]: 2}
-_COMPUTE_ROW, _SCHEME_NVFP4, _SCALES_PLAIN, _NO_BIAS = 3, 0, 0, -1
+_SCHEME_NVFP4, _SCALES_PLAIN, _NO_BIAS = 0, 0, -1
 
 
 def _threads() -> int:
@@ -38,7 +36,7 @@ def quantize_rows(x: Tensor, packed: Tensor, scale: Tensor, global_scale: Tensor
     """A call that quantises x [m, k], with a global scale a row, into the other three tensors; all contiguous."""
     (rows, cols), threads, kernel = x.shape, _threads(), _C.cpu.quantize
     arguments = (
-        x.data_ptr(), DTYPE_CODES[x.dtype], rows, cols, cols, _COMPUTE_ROW, _SCHEME_NVFP4, _SCALES_PLAIN,
+        x.data_ptr(), DTYPE_CODES[x.dtype], rows, cols, cols, COMPUTE_ROW, _SCHEME_NVFP4, _SCALES_PLAIN,
         global_scale.data_ptr(), packed.data_ptr(), scale.data_ptr(), threads,
     )  # fmt: skip
     return _call(kernel, arguments, (x, packed, scale, global_scale))
@@ -48,7 +46,7 @@ def linear_w4a4(x: Tensor, weight: NVFP4Tensor, out: Tensor) -> Callable[[], Non
     """A call that computes out [m, n] = x [m, k] @ weight.T with row scales; the weight in the layout n16k64."""
     (m, k), n, threads, kernel = x.shape, weight.shape[0], _threads(), _C.cpu.linear_w4a4
     arguments = (
-        m, n, k, x.data_ptr(), DTYPE_CODES[x.dtype], k, _COMPUTE_ROW, 0, weight.packed.data_ptr(),
+        m, n, k, x.data_ptr(), DTYPE_CODES[x.dtype], k, COMPUTE_ROW, 0, weight.packed.data_ptr(),
         weight.global_scale.data_ptr(), False, 0, _NO_BIAS, out.data_ptr(), DTYPE_CODES[out.dtype], threads,
     )  # fmt: skip
     return _call(kernel, arguments, (x, weight, out))

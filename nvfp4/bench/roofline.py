@@ -16,8 +16,8 @@ from functools import partial
 import torch
 
 from nvfp4 import _C, env
+from nvfp4.backends.arguments import DTYPE_CODES
 from nvfp4.bench.cases import DTYPES
-from nvfp4.bench.direct import DTYPE_CODES
 from nvfp4.bench.results import Peaks
 from nvfp4.bench.timing import Samples, Variant, quantile
 from nvfp4.bench.variants import MEMCPY

@@ -1,0 +1,105 @@
+// Quantisation on the GPU: checks, the order of the launches, and the padding of swizzled scales.
+#include "cuda/quantize/arguments.cuh"
+
+namespace nvfp4::cuda {
+namespace {
+
+// 2^30 blocks a launch, so that 32-bit indices have room to spare.
+constexpr int64_t kBlocksAtOnce = int64_t{1} << 30;
+constexpr int kThreads = 256;
+
+bool computes_tensor(const QuantizeProblem& p) { return p.mode == GlobalScale::kComputeTensor; }
+
+void check_problem(const QuantizeProblem& p, const void* workspace) {
+  check(p.rows >= 0, "quantize: got ", p.rows, " rows, wanted 0 or more");
+  check(p.cols >= 0 && p.cols % kGroupSize == 0, "quantize: got ", p.cols, " columns, wanted a multiple of 16");
+  check(p.scheme == Scheme::kNvfp4 || p.mode == GlobalScale::kGivenTensor || computes_tensor(p),
+        "quantize: the scheme compressed-tensors has one global scale a tensor");
+  if (p.rows == 0) return;
+  check(p.global_scale != nullptr, "quantize: the global scale is null");
+  check(!computes_tensor(p) || workspace != nullptr, "quantize: the workspace is null, wanted ",
+        quantize_workspace_bytes(p), " bytes");
+  if (p.cols == 0) return;
+  check(p.x != nullptr && p.packed != nullptr && p.scale != nullptr, "quantize: a pointer is null");
+  check(p.cols / kGroupSize < kBlocksAtOnce, "quantize: got ", p.cols, " columns, wanted fewer than 2^34");
+}
+
+// One unit is 16 bytes of a 128x4 atom: rows r, r + 32, r + 64 and r + 96 of four groups.
+__global__ void row_padding(uint8_t* scale, int64_t rows, int64_t atoms) {
+  const int64_t unit = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (unit >= atoms * 32) return;
+  const int64_t in_block = rows % 128;
+  uint32_t* words = reinterpret_cast<uint32_t*>(scale + (rows / 128 * atoms + unit / 32) * 512 + unit % 32 * 16);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (unit % 32 + 32 * i >= in_block) words[i] = 0;
+  }
+}
+
+__global__ void set_global_scale(float* global_scale, int64_t count, float value) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < count) global_scale[i] = value;
+}
+
+}  // namespace
+
+bool is_aligned(const QuantizeProblem& p) {
+  const int64_t bytes = p.dtype == DType::kFloat32 ? 4 : 2;
+  return reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && (p.rows <= 1 || p.row_stride * bytes % 16 == 0);
+}
+
+void launch_row_padding(const QuantizeArguments& p, cudaStream_t stream) {
+  if (!p.swizzled || p.rows % 128 == 0) return;
+  const int64_t atoms = ceil_div(p.groups, 4);
+  row_padding<<<static_cast<unsigned>(ceil_div(atoms * 32, kThreads)), kThreads, 0, stream>>>(p.scale, p.rows, atoms);
+}
+
+int64_t quantize_workspace_bytes(const QuantizeProblem& p) { return computes_tensor(p) ? sizeof(uint32_t) : 0; }
+
+void quantize(const QuantizeProblem& problem, void* workspace, Stream stream) {
+  check_problem(problem, workspace);
+  const cudaStream_t native_stream = native(stream);
+  const int64_t groups = problem.cols / kGroupSize;
+  const bool per_row = problem.mode == GlobalScale::kGivenRow || problem.mode == GlobalScale::kComputeRow;
+  const bool computed = computes_tensor(problem) || problem.mode == GlobalScale::kComputeRow;
+  if (problem.rows == 0 || groups == 0) {
+    // There is nothing to measure: amax 0 gives a global scale of 1.
+    const int64_t count = per_row ? problem.rows : 1;
+    if (!computed || count == 0 || problem.global_scale == nullptr) return;
+    set_global_scale<<<static_cast<unsigned>(ceil_div(count, kThreads)), kThreads, 0, native_stream>>>(
+        problem.global_scale, count, 1.0f);
+    return check_cuda(cudaGetLastError(), "quantize");
+  }
+  QuantizeArguments p{};
+  p.row_stride = problem.row_stride;
+  p.groups = groups;
+  p.by_groups = Divider(static_cast<uint32_t>(groups));
+  p.scheme = problem.scheme;
+  p.swizzled = problem.scale_layout == ScaleLayout::kSwizzled128x4;
+  p.per_row = per_row;
+  if (computes_tensor(problem)) {
+    auto* amax = static_cast<uint32_t*>(workspace);
+    check_cuda(cudaMemsetAsync(amax, 0, sizeof(uint32_t), native_stream), "quantize: clearing the workspace");
+    launch_tensor_amax(problem, amax, native_stream);
+    p.amax = amax;
+  }
+  // Launches begin at multiples of 128 rows, so that each has swizzled atoms of its own.
+  const int64_t step = std::max<int64_t>(kBlocksAtOnce / groups / 128, 1) * 128;
+  const int64_t bytes = problem.dtype == DType::kFloat32 ? 4 : 2;
+  for (int64_t first = 0; first < problem.rows; first += step) {
+    p.rows = std::min(step, problem.rows - first);
+    p.x = static_cast<const uint8_t*>(problem.x) + first * problem.row_stride * bytes;
+    p.global_scale = problem.global_scale + (per_row ? first : 0);
+    p.packed = problem.packed + first * groups * (kGroupSize / 2);
+    p.scale = problem.scale + (p.swizzled ? swizzled_bytes(first, groups) : first * groups);
+    if (problem.mode == GlobalScale::kComputeRow) {
+      launch_quantize_rows(problem, p, native_stream);
+    } else {
+      launch_quantize_given(problem, p, native_stream);
+    }
+    launch_row_padding(p, native_stream);
+  }
+  check_cuda(cudaGetLastError(), "quantize");
+}
+
+}  // namespace nvfp4::cuda
