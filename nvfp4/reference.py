@@ -87,7 +87,9 @@ def quantize(
 
     blocks = _blocks(x)
     amax = blocks.abs().amax(dim=-1)
-    block_scale = global_scale * ((amax if exact_ct else amax.float()) / E2M1_MAX).float()
+    amax = amax if exact_ct else amax.float()
+    # By a tensor: on a GPU torch divides by a number by multiplying with its reciprocal.
+    block_scale = global_scale * (amax / torch.full_like(amax, E2M1_MAX)).float()
     scale = formats.encode_e4m3(block_scale.clamp(max=E4M3_MAX))
     scale = torch.where(scale == 0, formats.encode_e4m3(torch.tensor(ZERO_BLOCK_SCALE, device=x.device)), scale)
 

@@ -17,17 +17,7 @@
 
 namespace nvfp4::ptx {
 
-// Rounds a finite |x| to e2m1 and returns its code, 0 to 7. Adding 2^22 times the power of two below |x| (at least 1)
-// leaves exactly e2m1's grid in the sum: steps of a half up to 2, of 1 up to 4, of 2 above, ties to even.
-__device__ __forceinline__ uint32_t e2m1_magnitude(float x) {
-  const float clamped = fminf(fabsf(x), kE2M1Max);
-  const uint32_t power = __float_as_uint(fmaxf(clamped, 1.0f)) & 0x7F800000u;
-  const uint32_t magic = power + (22u << 23);
-  const uint32_t steps = __float_as_uint(clamped + __uint_as_float(magic)) - magic;
-  return steps + (power >> 22) - 254u;  // two more codes for every binade above the first
-}
-
-// Two finite numbers to a byte of two codes, `low` in the low nibble; saturates at 6.
+// Two finite numbers to a byte of two codes, `low` in the low nibble: nearest, ties to even, saturating at 6.
 __device__ __forceinline__ uint32_t float2_to_e2m1x2(float low, float high) {
 #if defined(NVFP4_NATIVE_SM120)
   uint32_t byte;
@@ -36,9 +26,16 @@ __device__ __forceinline__ uint32_t float2_to_e2m1x2(float low, float high) {
       : "f"(high), "f"(low));
   return byte;
 #else
-  const uint32_t low_code = e2m1_magnitude(low) | (__float_as_uint(low) >> 28 & 8u);
-  const uint32_t high_code = e2m1_magnitude(high) | (__float_as_uint(high) >> 28 & 8u);
-  return low_code | high_code << 4;
+  const auto code = [](float x) {
+    // Adding 2^22 times the power of two below |x| (at least 1) leaves exactly e2m1's grid in the sum: steps of a half
+    // up to 2, of 1 up to 4, of 2 above. Every binade above the first has two codes more below it.
+    const float clamped = fminf(fabsf(x), kE2M1Max);
+    const uint32_t power = __float_as_uint(fmaxf(clamped, 1.0f)) & 0x7F800000u;
+    const uint32_t magic = power + (22u << 23);
+    const uint32_t steps = __float_as_uint(clamped + __uint_as_float(magic)) - magic;
+    return (steps + (power >> 22) - 254u) | (__float_as_uint(x) >> 28 & 8u);
+  };
+  return code(low) | code(high) << 4;
 #endif
 }
 

@@ -34,11 +34,39 @@ __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
+template <typename Pair>
+__device__ __forceinline__ Pair pair_of(uint32_t bits) {
+  Pair pair;
+  memcpy(&pair, &bits, sizeof(pair));
+  return pair;
+}
+template <typename Pair>
+__device__ __forceinline__ uint32_t bits_of(Pair pair) {
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
+
 // Rounds to T and back.
 template <typename T>
 __device__ __forceinline__ float round_through(float x) {
   if constexpr (sizeof(T) == 4) return x;
   return to_float(static_cast<T>(x));
+}
+
+// Pairs of 16-bit numbers.
+__device__ __forceinline__ uint32_t larger_magnitudes(uint32_t a, uint32_t b, __half) {
+  return bits_of(__hmax2_nan(pair_of<__half2>(a & 0x7FFF7FFFu), pair_of<__half2>(b & 0x7FFF7FFFu)));
+}
+__device__ __forceinline__ uint32_t larger_magnitudes(uint32_t a, uint32_t b, __nv_bfloat16) {
+  return bits_of(__hmax2_nan(pair_of<__nv_bfloat162>(a & 0x7FFF7FFFu), pair_of<__nv_bfloat162>(b & 0x7FFF7FFFu)));
+}
+// All ones in the halves where a >= b.
+__device__ __forceinline__ uint32_t at_least(uint32_t a, uint32_t b, __half) {
+  return __hge2_mask(pair_of<__half2>(a), pair_of<__half2>(b));
+}
+__device__ __forceinline__ uint32_t at_least(uint32_t a, uint32_t b, __nv_bfloat16) {
+  return __hge2_mask(pair_of<__nv_bfloat162>(a), pair_of<__nv_bfloat162>(b));
 }
 
 // Sixteen values as they lie in memory.
@@ -59,31 +87,48 @@ struct Block {
     }
   }
 
+  __device__ __forceinline__ uint32_t word(int i) const { return (&words[0].x)[i]; }
+
   __device__ __forceinline__ float value(int i) const {
-    const uint32_t word = (&words[0].x)[i * static_cast<int>(sizeof(T)) / 4];
-    if constexpr (sizeof(T) == 4) return __uint_as_float(word);
-    const uint16_t half_word = static_cast<uint16_t>(i % 2 ? word >> 16 : word);
-    T result;
-    memcpy(&result, &half_word, sizeof(result));
-    return to_float(result);
+    if constexpr (sizeof(T) == 4) {
+      return __uint_as_float(word(i));
+    } else {
+      const auto half_word = static_cast<uint16_t>(i % 2 ? word(i / 2) >> 16 : word(i / 2));
+      T result;
+      memcpy(&result, &half_word, sizeof(result));
+      return to_float(result);
+    }
   }
 
-  // Bits of the largest magnitude: a NaN wins over everything, an infinity over every number.
+  // Bits of the largest magnitude as a float32: a NaN wins over everything, an infinity over every number.
   __device__ __forceinline__ uint32_t amax_bits() const {
-    uint32_t largest = 0;
+    if constexpr (sizeof(T) == 4) {
+      uint32_t largest = 0;
 #pragma unroll
-    for (int i = 0; i < kGroupSize; ++i) largest = max(largest, __float_as_uint(value(i)) & 0x7FFFFFFFu);
-    return largest;
+      for (int i = 0; i < kGroupSize; ++i) largest = max(largest, word(i) & 0x7FFFFFFFu);
+      return largest;
+    } else {
+      uint32_t pair = word(0);
+#pragma unroll
+      for (int i = 1; i < kGroupSize / 2; ++i) pair = larger_magnitudes(pair, word(i), T());
+      pair = larger_magnitudes(pair, pair >> 16, T());
+      const auto half_word = static_cast<uint16_t>(pair);
+      T result;
+      memcpy(&result, &half_word, sizeof(result));
+      return __float_as_uint(to_float(result));
+    }
   }
 
-  // Bits of the largest finite magnitude.
+  // Bits of the largest finite magnitude. Unrolled although it is rarely needed: indexed at run time, the block would
+  // have to lie in memory.
   __device__ __forceinline__ uint32_t finite_amax_bits() const {
     uint32_t largest = amax_bits();
     if (largest < kInfinityBits) return largest;
     largest = 0;
+#pragma unroll
     for (int i = 0; i < kGroupSize; ++i) {
       const uint32_t bits = __float_as_uint(value(i)) & 0x7FFFFFFFu;
-      if (bits < kInfinityBits) largest = max(largest, bits);
+      largest = max(largest, bits < kInfinityBits ? bits : 0u);
     }
     return largest;
   }
@@ -124,17 +169,72 @@ __device__ __forceinline__ uint32_t encode8(const Block<T>& block, int first, fl
   uint32_t codes = 0;
 #pragma unroll
   for (int i = 0; i < 8; i += 2) {
-    const float low = divide(block.value(first + i), step, reciprocal);
-    const float high = divide(block.value(first + i + 1), step, reciprocal);
+    // Of magnitudes, since the division's residual loses the sign of a zero.
+    const float x[2] = {block.value(first + i), block.value(first + i + 1)};
+    const float low = copysignf(divide(fabsf(x[0]), step, reciprocal), x[0]);
+    const float high = copysignf(divide(fabsf(x[1]), step, reciprocal), x[1]);
     codes |= ptx::float2_to_e2m1x2(low, high) << 4 * i;
   }
   return codes;
 }
 
+// For 16-bit numbers where e2m1 is not native: the least magnitude of every code, in the numbers' own format, and each
+// code found by three comparisons of pairs. Exact because rounding is monotonic: the quotient of a number and the step
+// rounds to a code or above if and only if the number is at least this large.
+template <typename T>
+struct Thresholds {
+  uint32_t least[8];  // twice in each word; [0] is unused
+
+  __device__ __forceinline__ Thresholds(float step, float reciprocal) {
+    // The nearest number to step * tie reaches the code, or else the next one does: others are too far away for the
+    // rounding of the quotient to matter. An exact tie goes to the even code.
+    const auto threshold = [&](float tie, bool even) {
+      const T nearest = static_cast<T>(step * tie);
+      const float quotient = divide(to_float(nearest), step, reciprocal);
+      uint16_t bits;
+      memcpy(&bits, &nearest, sizeof(bits));
+      return static_cast<uint32_t>(bits) + ((even ? quotient >= tie : quotient > tie) ? 0u : 1u);
+    };
+    constexpr uint32_t kTwice = sizeof(T) == 2 && DTypeOf<T>::value == DType::kBFloat16 ? 0x80u : 0x400u;
+    const uint32_t at1 = threshold(0.25f, false), at2 = threshold(0.75f, true);
+    const uint32_t at3 = threshold(1.25f, false), at4 = threshold(1.75f, true);
+    const uint32_t all[8] = {0, at1, at2, at3, at4, at3 + kTwice, at4 + kTwice, at3 + 2 * kTwice};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) least[i] = __byte_perm(all[i], all[i], 0x1010);
+  }
+
+  // Codes of a pair, in the low four bits of each half.
+  __device__ __forceinline__ uint32_t codes(uint32_t pair) const {
+    const auto select = [](uint32_t mask, uint32_t yes, uint32_t no) { return (mask & yes) | (~mask & no); };
+    const uint32_t magnitudes = pair & 0x7FFF7FFFu;
+    const uint32_t four = at_least(magnitudes, least[4], T());
+    const uint32_t two = at_least(magnitudes, select(four, least[6], least[2]), T());
+    const uint32_t odd = select(four, select(two, least[7], least[5]), select(two, least[3], least[1]));
+    const uint32_t one = at_least(magnitudes, odd, T());
+    return (four & 0x00040004u) | (two & 0x00020002u) | (one & 0x00010001u) | (pair >> 12 & 0x00080008u);
+  }
+};
+
+template <typename T>
+__device__ __forceinline__ uint32_t encode8(const Block<T>& block, int first, const Thresholds<T>& thresholds) {
+  uint32_t bytes[2];  // of pairs 0, 1 and of pairs 2, 3: the codes of even columns below those of odd ones
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t pair = thresholds.codes(block.word(first / 2 + 2 * i));
+    bytes[i] = pair + (thresholds.codes(block.word(first / 2 + 2 * i + 1)) << 8);
+  }
+  return __byte_perm(bytes[0], bytes[1], 0x5410) + (__byte_perm(bytes[0], bytes[1], 0x7632) << 4);
+}
+
+// Whether the thresholds of this step, and twice and four times them, are normal numbers of the format.
+__device__ __forceinline__ bool has_thresholds(float step, __half) { return step >= 0x1p-11f && step <= 0x1p12f; }
+__device__ __forceinline__ bool has_thresholds(float step, __nv_bfloat16) { return true; }
+
 // The same for blocks with NaN or infinities, with steps beyond divide's range, and for the scheme that has no -0.
 template <typename T>
-__device__ __noinline__ uint2 encode_rare(Block<T> block, float step, Scheme scheme) {
+__device__ __forceinline__ uint2 encode_rare(const Block<T>& block, float step, Scheme scheme) {
   uint32_t codes[2] = {0, 0};
+#pragma unroll
   for (int i = 0; i < kGroupSize; ++i) {
     const float quotient = __fdiv_rn(block.value(i), step);
     uint32_t code = float_to_e2m1(quotient);
@@ -151,6 +251,14 @@ __device__ __forceinline__ uint2 block_codes(const Block<T>& block, uint32_t ama
   const bool usual = amax_bits < kInfinityBits && step >= 0x1p-100f && step <= 0x1p100f && scheme == Scheme::kNvfp4;
   if (!usual) return encode_rare(block, step, scheme);
   const float reciprocal = __frcp_rn(step);
+#if !defined(NVFP4_NATIVE_SM120)
+  if constexpr (sizeof(T) == 2) {
+    if (has_thresholds(step, T())) {
+      const Thresholds<T> thresholds(step, reciprocal);
+      return make_uint2(encode8(block, 0, thresholds), encode8(block, 8, thresholds));
+    }
+  }
+#endif
   return make_uint2(encode8(block, 0, step, reciprocal), encode8(block, 8, step, reciprocal));
 }
 

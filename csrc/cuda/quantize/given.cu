@@ -8,6 +8,9 @@ constexpr int kThreads = 256;
 
 template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kThreads) quantize_given(const __grid_constant__ QuantizeArguments p) {
+  if (blockIdx.x >= p.data_grid) {
+    return write_padding(p, int64_t{blockIdx.x - p.data_grid} * kThreads + threadIdx.x);
+  }
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   const uint32_t row = p.by_groups.divide(index);
   if (row >= p.rows) return;
@@ -43,10 +46,10 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void launch_quantize_given(const QuantizeProblem& problem, const QuantizeArguments& p, cudaStream_t stream) {
-  const auto grid = static_cast<unsigned>(ceil_div(p.rows * p.groups, kThreads));
+void launch_quantize_given(const QuantizeProblem& problem, QuantizeArguments p, cudaStream_t stream) {
+  p.data_grid = static_cast<unsigned>(ceil_div(p.rows * p.groups, kThreads));
   with_element(problem, [&](auto element, auto aligned) {
-    quantize_given<decltype(element), decltype(aligned)::value><<<grid, kThreads, 0, stream>>>(p);
+    launch_with_padding(quantize_given<decltype(element), decltype(aligned)::value>, p, kThreads, stream);
   });
 }
 

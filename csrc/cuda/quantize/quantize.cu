@@ -24,18 +24,6 @@ void check_problem(const QuantizeProblem& p, const void* workspace) {
   check(p.cols / kGroupSize < kBlocksAtOnce, "quantize: got ", p.cols, " columns, wanted fewer than 2^34");
 }
 
-// One unit is 16 bytes of a 128x4 atom: rows r, r + 32, r + 64 and r + 96 of four groups.
-__global__ void row_padding(uint8_t* scale, int64_t rows, int64_t atoms) {
-  const int64_t unit = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (unit >= atoms * 32) return;
-  const int64_t in_block = rows % 128;
-  uint32_t* words = reinterpret_cast<uint32_t*>(scale + (rows / 128 * atoms + unit / 32) * 512 + unit % 32 * 16);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (unit % 32 + 32 * i >= in_block) words[i] = 0;
-  }
-}
-
 __global__ void set_global_scale(float* global_scale, int64_t count, float value) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i < count) global_scale[i] = value;
@@ -46,12 +34,6 @@ __global__ void set_global_scale(float* global_scale, int64_t count, float value
 bool is_aligned(const QuantizeProblem& p) {
   const int64_t bytes = p.dtype == DType::kFloat32 ? 4 : 2;
   return reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && (p.rows <= 1 || p.row_stride * bytes % 16 == 0);
-}
-
-void launch_row_padding(const QuantizeArguments& p, cudaStream_t stream) {
-  if (!p.swizzled || p.rows % 128 == 0) return;
-  const int64_t atoms = ceil_div(p.groups, 4);
-  row_padding<<<static_cast<unsigned>(ceil_div(atoms * 32, kThreads)), kThreads, 0, stream>>>(p.scale, p.rows, atoms);
 }
 
 int64_t quantize_workspace_bytes(const QuantizeProblem& p) { return computes_tensor(p) ? sizeof(uint32_t) : 0; }
@@ -77,7 +59,9 @@ void quantize(const QuantizeProblem& problem, void* workspace, Stream stream) {
   p.scheme = problem.scheme;
   p.swizzled = problem.scale_layout == ScaleLayout::kSwizzled128x4;
   p.per_row = per_row;
-  if (computes_tensor(problem)) {
+  // One row is measured and encoded in one launch, whoever its global scale belongs to.
+  const bool rows_kernel = problem.mode == GlobalScale::kComputeRow || (computes_tensor(problem) && problem.rows == 1);
+  if (computes_tensor(problem) && !rows_kernel) {
     auto* amax = static_cast<uint32_t*>(workspace);
     check_cuda(cudaMemsetAsync(amax, 0, sizeof(uint32_t), native_stream), "quantize: clearing the workspace");
     launch_tensor_amax(problem, amax, native_stream);
@@ -92,12 +76,11 @@ void quantize(const QuantizeProblem& problem, void* workspace, Stream stream) {
     p.global_scale = problem.global_scale + (per_row ? first : 0);
     p.packed = problem.packed + first * groups * (kGroupSize / 2);
     p.scale = problem.scale + (p.swizzled ? swizzled_bytes(first, groups) : first * groups);
-    if (problem.mode == GlobalScale::kComputeRow) {
+    if (rows_kernel) {
       launch_quantize_rows(problem, p, native_stream);
     } else {
       launch_quantize_given(problem, p, native_stream);
     }
-    launch_row_padding(p, native_stream);
   }
   check_cuda(cudaGetLastError(), "quantize");
 }
