@@ -40,7 +40,7 @@ struct Avx512 {
   static __m512i load(const uint8_t* from) { return _mm512_loadu_si512(from); }
   static __m256i load256(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 
-  // 128-bit lanes 0 and 2, or 1 and 3, of a and then of b.
+  // Two 128-bit lanes of a and then two of b: lanes 0 and 2 (0x88), 1 and 3 (0xDD), 0 and 1 (0x44), 2 and 3 (0xEE).
   template <int kSelect>
   static __m512i lanes(__m512i a, __m512i b) {
     return _mm512_shuffle_i32x4(a, b, kSelect);
@@ -105,66 +105,94 @@ struct Avx512 {
     _mm512_mask_storeu_epi32(amax, valid, result);
   }
 
-  // Threshold i of the blocks in the lower and the upper half of a vector.
-  static __m512i threshold(const Thresholds& t, int i, int low, int high) {
-    const __m512i both = _mm512_set1_epi32(static_cast<int>(t.at[i][low]));
-    return low == high ? both : _mm512_mask_set1_epi32(both, 0xFF00, static_cast<int>(t.at[i][high]));
+  // The codes of one block of floats: how many thresholds lie below each magnitude.
+  template <bool kDropZeroSign>
+  static __m256i float_codes(const uint8_t* x, const Thresholds& t, int b) {
+    const __m512i raw = load(x);
+    const __m512i magnitude = _mm512_and_si512(raw, _mm512_set1_epi32(0x7FFFFFFF));
+    const auto above = [&](int k) {
+      return _mm512_cmpgt_epi32_mask(magnitude, _mm512_set1_epi32(static_cast<int>(t.at[k][b])));
+    };
+    __mmask16 negative = _mm512_movepi32_mask(raw);
+    if constexpr (kDropZeroSign) negative &= above(kSignThreshold);
+    __m512i sum = _mm512_maskz_set1_epi32(negative, 8);
+    for (int k = 0; k < 7; ++k) sum = _mm512_mask_add_epi32(sum, above(k), sum, _mm512_set1_epi32(1));
+    return _mm512_cvtepi32_epi16(sum);
   }
 
-  // The codes of two blocks of 16-bit elements, or of one block of floats, in lanes of the elements' size.
-  template <DType kDType, bool kDropZeroSign>
-  static __m512i element_codes(__m512i raw, const Thresholds& t, int low, int high) {
-    if constexpr (kDType == DType::kFloat32) {
-      const __m512i magnitude = _mm512_and_si512(raw, _mm512_set1_epi32(0x7FFFFFFF));
-      const __m512i one = _mm512_set1_epi32(1);
-      __mmask16 negative = _mm512_movepi32_mask(raw);
-      if constexpr (kDropZeroSign) {
-        negative &= _mm512_cmpgt_epi32_mask(magnitude, threshold(t, kSignThreshold, low, high));
-      }
-      __m512i sum = _mm512_maskz_set1_epi32(negative, 8);
-      for (int k = 0; k < 7; ++k) {
-        sum = _mm512_mask_add_epi32(sum, _mm512_cmpgt_epi32_mask(magnitude, threshold(t, k, low, high)), sum, one);
-      }
-      return sum;
-    } else {
-      const __m512i magnitude = _mm512_and_si512(raw, _mm512_set1_epi16(0x7FFF));
-      const __m512i one = _mm512_set1_epi16(1);
-      __mmask32 negative = _mm512_movepi16_mask(raw);
-      if constexpr (kDropZeroSign) {
-        negative &= _mm512_cmpgt_epi16_mask(magnitude, threshold(t, kSignThreshold, low, high));
-      }
-      __m512i sum = _mm512_maskz_set1_epi16(negative, 8);
-      for (int k = 0; k < 7; ++k) {
-        sum = _mm512_mask_add_epi16(sum, _mm512_cmpgt_epi16_mask(magnitude, threshold(t, k, low, high)), sum, one);
-      }
-      return sum;
-    }
+  // A block's thresholds of 16-bit elements side by side, the sign's last: a table for a permute of words.
+  static constexpr int kTable = 8;
+  static_assert(kSignThreshold == kTable - 1);
+
+  // The tables of sixteen blocks from the one at `lane`; the thresholds come with a block a lane, twice in each.
+  template <bool kDropZeroSign>
+  static void make_tables(const Thresholds& t, int lane, uint16_t (*tables)[kTable]) {
+    const auto at = [&](int k) { return _mm512_loadu_si512(t.at[k] + lane); };
+    const auto join = [](__m512i even, __m512i odd) { return _mm512_mask_mov_epi16(even, 0xAAAAAAAAu, odd); };
+    const __m512i p0 = join(at(0), at(1)), p1 = join(at(2), at(3)), p2 = join(at(4), at(5));
+    const __m512i p3 = kDropZeroSign ? join(at(6), at(kSignThreshold)) : at(6);
+    const __m512i a = _mm512_unpacklo_epi32(p0, p1), b = _mm512_unpackhi_epi32(p0, p1);
+    const __m512i c = _mm512_unpacklo_epi32(p2, p3), d = _mm512_unpackhi_epi32(p2, p3);
+    // Lane L of r[i] holds block 4 L + i: a transpose of lanes away from order.
+    const __m512i r[4] = {_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d),
+                          _mm512_unpackhi_epi64(b, d)};
+    const __m512i low01 = lanes<0x44>(r[0], r[1]), high01 = lanes<0xEE>(r[0], r[1]);
+    const __m512i low23 = lanes<0x44>(r[2], r[3]), high23 = lanes<0xEE>(r[2], r[3]);
+    _mm512_store_si512(tables[0], lanes<0x88>(low01, low23));
+    _mm512_store_si512(tables[4], lanes<0xDD>(low01, low23));
+    _mm512_store_si512(tables[8], lanes<0x88>(high01, high23));
+    _mm512_store_si512(tables[12], lanes<0xDD>(high01, high23));
+  }
+
+  // The codes of two blocks of 16-bit elements by binary search: three comparisons, each with the threshold that the
+  // ones before it chose. `tables` are the first block's and the second block's.
+  template <bool kDropZeroSign>
+  static __m512i search_codes(__m512i raw, const uint16_t* tables) {
+    const __m512i table = _mm512_castsi256_si512(_mm256_load_si256(reinterpret_cast<const __m256i*>(tables)));
+    const __m512i first = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(kTable), 1);
+    const __m512i magnitude = _mm512_and_si512(raw, _mm512_set1_epi16(0x7FFF));
+    const auto above = [&](__m512i index) {
+      return _mm512_cmpgt_epi16_mask(magnitude, _mm512_permutexvar_epi16(index, table));
+    };
+    const auto add = [](__m512i x, __mmask32 where, short y) {
+      return _mm512_mask_add_epi16(x, where, x, _mm512_set1_epi16(y));
+    };
+    const auto plus = [&](short y) { return _mm512_add_epi16(first, _mm512_set1_epi16(y)); };
+    __mmask32 negative = _mm512_movepi16_mask(raw);
+    if constexpr (kDropZeroSign) negative &= above(plus(kSignThreshold));
+    const __m512i upper = add(plus(1), above(plus(3)), 4);  // first + 1 or first + 5
+    const __m512i quarter = add(_mm512_sub_epi16(upper, _mm512_set1_epi16(1)), above(upper), 2);
+    const __m512i code = _mm512_sub_epi16(add(quarter, above(quarter), 1), first);
+    return add(code, negative, 8);
   }
 
   // Two blocks: sixteen bytes. A pair of codes becomes the byte even + 16 * odd.
-  template <DType kDType, bool kDropZeroSign>
-  static __m128i two_blocks(const uint8_t* x, const Thresholds& t, int b0, int b1) {
-    __m512i words;
-    if constexpr (kDType == DType::kFloat32) {
-      const __m512i c0 = element_codes<kDType, kDropZeroSign>(load(x + 64 * b0), t, b0, b0);
-      const __m512i c1 = element_codes<kDType, kDropZeroSign>(load(x + 64 * b1), t, b1, b1);
-      words = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(c0)), _mm512_cvtepi32_epi16(c1), 1);
-    } else {
-      const __m512i low = _mm512_castsi256_si512(load256(x + 32 * b0));
-      words = element_codes<kDType, kDropZeroSign>(_mm512_inserti64x4(low, load256(x + 32 * b1), 1), t, b0, b1);
-    }
-    return _mm512_cvtepi32_epi8(_mm512_madd_epi16(words, _mm512_set1_epi32(16 << 16 | 1)));
+  static __m128i joined(__m512i codes) {
+    return _mm512_cvtepi32_epi8(_mm512_madd_epi16(codes, _mm512_set1_epi32(16 << 16 | 1)));
   }
 
   template <DType kDType, bool kDropZeroSign>
   static void codes(const uint8_t* x, const Thresholds& t, int count, uint8_t* packed) {
+    alignas(64) uint16_t tables[kStrip + 1][kTable];  // one more: an odd last block is searched as a pair
+    if constexpr (kDType != DType::kFloat32) {
+      for (int lane = 0; lane < count; lane += kLanes) make_tables<kDropZeroSign>(t, lane, tables + lane);
+    }
+    const auto two_blocks = [&](int b0, int b1) {
+      if constexpr (kDType == DType::kFloat32) {
+        const __m256i c0 = float_codes<kDropZeroSign>(x + 64 * b0, t, b0);
+        const __m256i c1 = float_codes<kDropZeroSign>(x + 64 * b1, t, b1);
+        return joined(_mm512_inserti64x4(_mm512_castsi256_si512(c0), c1, 1));
+      } else {
+        const __m512i low = _mm512_castsi256_si512(load256(x + 32 * b0));
+        const __m512i raw = _mm512_inserti64x4(low, load256(x + 32 * b1), 1);
+        return joined(search_codes<kDropZeroSign>(raw, tables[b0]));
+      }
+    };
     int b = 0;
     for (; b + 2 <= count; b += 2) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(packed + 8 * b), two_blocks<kDType, kDropZeroSign>(x, t, b, b + 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(packed + 8 * b), two_blocks(b, b + 1));
     }
-    if (b < count) {
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(packed + 8 * b), two_blocks<kDType, kDropZeroSign>(x, t, b, b));
-    }
+    if (b < count) _mm_storel_epi64(reinterpret_cast<__m128i*>(packed + 8 * b), two_blocks(b, b));
   }
 };
 

@@ -4,7 +4,7 @@
 //   code > i  <=>  RN(|x| / d) is past the boundary t_i between codes i and i + 1  <=>  |x| > T_i(d),
 // where RN is IEEE float32 division, d = s / G the block's step, and T_i a value of x's own format that depends on the
 // block alone. T_i is computed exactly, eight (or so) blocks at a time; then an element costs seven integer
-// comparisons.
+// comparisons, or three where a table can be searched in registers (AVX-512, 16-bit formats).
 //
 // Let h_i be half a unit in the last place of t_i, so that t_i +- h_i are the midpoints at which RN turns. All t_i have
 // even mantissas, hence a quotient at a midpoint rounds to t_i itself.
