@@ -18,7 +18,6 @@ namespace {
 
 using namespace nvfp4::python;
 using nvfp4::GemmProblem;
-using nvfp4::QuantizeProblem;
 
 constexpr int kNoBias = -1;  // as a bias_dtype
 
@@ -101,14 +100,10 @@ void linear_w4a4(int64_t m, int64_t n, int64_t k, Address x, int x_dtype, int64_
                  Address bias, int bias_dtype, Address out, int out_dtype, int threads) {
   const GemmProblem problem =
       gemm_problem(m, n, k, b_tiles, b_global_scale, b_global_scale_per_row, bias, bias_dtype, out, out_dtype);
-  QuantizeProblem activations;
-  activations.x = pointer<const void>(x);
-  activations.dtype = dtype_of("x_dtype", x_dtype);
-  activations.rows = m;
-  activations.cols = k;
-  activations.row_stride = x_row_stride;
-  activations.mode = mode_of(mode);
-  activations.global_scale = pointer<float>(global_scale);
+  constexpr int kScheme = static_cast<int>(nvfp4::Scheme::kNvfp4);
+  constexpr int kScaleLayout = static_cast<int>(nvfp4::ScaleLayout::kPlain);
+  const auto activations =
+      quantize_problem(x, x_dtype, m, k, x_row_stride, mode, kScheme, kScaleLayout, global_scale, 0, 0);
   nvfp4::cpu::linear(activations, problem, threads);
 }
 

@@ -47,7 +47,7 @@ void unswizzle_scales(Address swizzled, int64_t rows, int64_t groups, Address pl
 void define_cuda(py::module_ m) {
   m.def("built_archs", &nvfp4::cuda::built_archs, "Architectures whose code this library holds.");
   m.def("runs_on", &nvfp4::cuda::runs_on, "major"_a, "minor"_a, "Whether a GPU of this compute capability is served.");
-  m.attr("WORKSPACE_BYTES") = 4;
+  m.attr("WORKSPACE_BYTES") = nvfp4::cuda::kWorkspaceBytes;
   m.def("quantize", &quantize, NoGil(), "x"_a, "dtype"_a, "rows"_a, "cols"_a, "row_stride"_a, "mode"_a, "scheme"_a,
         "scale_layout"_a, "global_scale"_a, "packed"_a, "scale"_a, "workspace"_a, "stream"_a,
         "As cpu.quantize; `workspace` is WORKSPACE_BYTES where one tensor's global scale is computed, 0 elsewhere.");

@@ -14,11 +14,11 @@ from nvfp4.backends.arguments import (
     COMPUTE_ROW,
     COMPUTE_TENSOR,
     DTYPE_CODES,
-    GIVEN_ROW,
     GIVEN_TENSOR,
     SCALE_LAYOUT_CODES,
     SCHEME_CODES,
     as_rows,
+    quantized_outputs,
 )
 from nvfp4.backends.base import Backend, Desc, refused_by_contract
 from nvfp4.backends.calls import record
@@ -78,24 +78,14 @@ class CpuBackend(Backend):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One pass for the global scale where it is computed, one for the codes."""
         record(f"cpu/{self.isa}/quantize")
-        lead, k = x.shape[:-1], x.shape[-1]
-        groups = k // GROUP_SIZE
-        if global_scale is None:
-            per_row = granularity == "row"
-            global_scale = torch.empty((*lead, 1) if per_row else (1,), dtype=torch.float32, device=_CPU)
-            mode = COMPUTE_ROW if per_row else COMPUTE_TENSOR
-        else:
-            global_scale = global_scale.contiguous().clone()
-            mode = GIVEN_ROW if global_scale.dim() > 1 else GIVEN_TENSOR
-        packed = torch.empty((*lead, k // 2), dtype=torch.uint8, device=_CPU)
-        shape = layouts.swizzled_shape(lead.numel(), groups) if layout == "128x4" else (*lead, groups)
-        scale = torch.empty(shape, dtype=torch.uint8, device=_CPU)
+        mode, out = quantized_outputs(x, global_scale, granularity, layout)
         x, rows, stride = as_rows(x)
         _kernels.quantize(
-            x.data_ptr(), DTYPE_CODES[x.dtype], rows, k, stride, mode, SCHEME_CODES[scheme], SCALE_LAYOUT_CODES[layout],
-            global_scale.data_ptr(), packed.data_ptr(), scale.data_ptr(), _threads(),
+            x.data_ptr(), DTYPE_CODES[x.dtype], rows, x.shape[-1], stride, mode, SCHEME_CODES[scheme],
+            SCALE_LAYOUT_CODES[layout], out.global_scale.data_ptr(), out.packed.data_ptr(), out.scale.data_ptr(),
+            _threads(),
         )  # fmt: skip
-        return packed, scale, global_scale
+        return out
 
     def dequantize(
         self, packed: Tensor, scale: Tensor, global_scale: Tensor, shape: list[int], layout: str, dtype: torch.dtype

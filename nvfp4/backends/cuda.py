@@ -15,18 +15,15 @@ from torch import Tensor
 from nvfp4 import _C
 from nvfp4 import layout as layouts
 from nvfp4.backends.arguments import (
-    COMPUTE_ROW,
     COMPUTE_TENSOR,
     DTYPE_CODES,
-    GIVEN_ROW,
-    GIVEN_TENSOR,
     SCALE_LAYOUT_CODES,
     SCHEME_CODES,
     as_rows,
+    quantized_outputs,
 )
 from nvfp4.backends.base import Backend, Desc, refused_by_contract
 from nvfp4.backends.calls import record
-from nvfp4.formats import GROUP_SIZE
 
 __all__ = ["CudaBackend"]
 
@@ -81,29 +78,18 @@ class CudaBackend(Backend):
         every block scale NaN.
         """
         record("cuda/quantize")
-        device, (*lead, k) = x.device, x.shape
-        groups = k // GROUP_SIZE
-        workspace = None
-        if global_scale is None:
-            per_row = granularity == "row"
-            mode = COMPUTE_ROW if per_row else COMPUTE_TENSOR
-            global_scale = torch.empty((*lead, 1) if per_row else (1,), dtype=torch.float32, device=device)
-            if not per_row:
-                workspace = torch.empty(_kernels.WORKSPACE_BYTES, dtype=torch.uint8, device=device)
-        else:
-            global_scale = global_scale.contiguous().clone()
-            mode = GIVEN_ROW if global_scale.dim() > 1 else GIVEN_TENSOR
+        mode, out = quantized_outputs(x, global_scale, granularity, layout)
+        workspace = torch.empty(
+            _kernels.WORKSPACE_BYTES if mode == COMPUTE_TENSOR else 0, dtype=torch.uint8, device=x.device
+        )
         x, rows, stride = as_rows(x)
-        packed = torch.empty((*lead, k // 2), dtype=torch.uint8, device=device)
-        shape = layouts.swizzled_shape(rows, groups) if layout == "128x4" else (*lead, groups)
-        scale = torch.empty(shape, dtype=torch.uint8, device=device)
-        with torch.cuda.device(device):
+        with torch.cuda.device(x.device):
             _kernels.quantize(
-                x.data_ptr(), DTYPE_CODES[x.dtype], rows, k, stride, mode, SCHEME_CODES[scheme],
-                SCALE_LAYOUT_CODES[layout], global_scale.data_ptr(), packed.data_ptr(), scale.data_ptr(),
-                0 if workspace is None else workspace.data_ptr(), torch.cuda.current_stream().cuda_stream,
+                x.data_ptr(), DTYPE_CODES[x.dtype], rows, x.shape[-1], stride, mode, SCHEME_CODES[scheme],
+                SCALE_LAYOUT_CODES[layout], out.global_scale.data_ptr(), out.packed.data_ptr(), out.scale.data_ptr(),
+                workspace.data_ptr(), torch.cuda.current_stream().cuda_stream,
             )  # fmt: skip
-        return packed, scale, global_scale
+        return out
 
     def dequantize(
         self, packed: Tensor, scale: Tensor, global_scale: Tensor, shape: list[int], layout: str, dtype: torch.dtype

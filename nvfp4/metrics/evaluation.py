@@ -168,8 +168,7 @@ def _check_windows(tokens: Any) -> list[torch.Tensor]:
         if not one_row or window.numel() < 2:
             raise ValueError(
                 f"evaluate: window {index} has shape {list(window.shape)}; wanted [T] or [1, T] with T >= 2, so that "
-                "at least "
-                "one position has a next token"
+                "at least one position has a next token"
             )
     return [window.detach().reshape(-1).to("cpu", torch.int64) for window in tokens]
 

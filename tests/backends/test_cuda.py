@@ -193,8 +193,8 @@ def test_streams_and_repeats() -> None:
 
 
 def test_offsets_beyond_32_bits() -> None:
-    if torch.cuda.mem_get_info()[0] < 16 << 30:
-        pytest.skip("needs 16 GiB of GPU memory")
+    if torch.cuda.mem_get_info()[0] < 8 << 30:
+        pytest.skip("x and its codes take 6 GiB of GPU memory; 8 GiB free are wanted")
     x = torch.zeros(140_000, 16_384, dtype=torch.bfloat16, device="cuda")  # 2.29e9 elements
     x[-1] = values(1, 16_384, torch.bfloat16)[0]
     for granularity in ("row", "tensor"):

@@ -60,13 +60,9 @@ __device__ __forceinline__ __half2 e2m1x2_to_half2(uint32_t byte) {
 
 // x >= 0 or NaN to e4m3fn: nearest, ties to even, saturating at 448; NaN gives 0x7F.
 __device__ __forceinline__ uint32_t float_to_e4m3(float x) {
-#if __CUDA_ARCH__ >= 890
   uint16_t pair;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0f), "f"(x));
   return pair;
-#else
-  return nvfp4::float_to_e4m3(x);
-#endif
 }
 
 }  // namespace nvfp4::ptx

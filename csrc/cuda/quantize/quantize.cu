@@ -17,8 +17,8 @@ void check_problem(const QuantizeProblem& p, const void* workspace) {
         "quantize: the scheme compressed-tensors has one global scale a tensor");
   if (p.rows == 0) return;
   check(p.global_scale != nullptr, "quantize: the global scale is null");
-  check(!computes_tensor(p) || workspace != nullptr, "quantize: the workspace is null, wanted ",
-        quantize_workspace_bytes(p), " bytes");
+  check(!computes_tensor(p) || workspace != nullptr, "quantize: the workspace is null, wanted ", kWorkspaceBytes,
+        " bytes");
   if (p.cols == 0) return;
   check(p.x != nullptr && p.packed != nullptr && p.scale != nullptr, "quantize: a pointer is null");
   check(p.cols / kGroupSize < kBlocksAtOnce, "quantize: got ", p.cols, " columns, wanted fewer than 2^34");
@@ -35,8 +35,6 @@ bool is_aligned(const QuantizeProblem& p) {
   const int64_t bytes = p.dtype == DType::kFloat32 ? 4 : 2;
   return reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && (p.rows <= 1 || p.row_stride * bytes % 16 == 0);
 }
-
-int64_t quantize_workspace_bytes(const QuantizeProblem& p) { return computes_tensor(p) ? sizeof(uint32_t) : 0; }
 
 void quantize(const QuantizeProblem& problem, void* workspace, Stream stream) {
   check_problem(problem, workspace);
@@ -63,7 +61,7 @@ void quantize(const QuantizeProblem& problem, void* workspace, Stream stream) {
   const bool rows_kernel = problem.mode == GlobalScale::kComputeRow || (computes_tensor(problem) && problem.rows == 1);
   if (computes_tensor(problem) && !rows_kernel) {
     auto* amax = static_cast<uint32_t*>(workspace);
-    check_cuda(cudaMemsetAsync(amax, 0, sizeof(uint32_t), native_stream), "quantize: clearing the workspace");
+    check_cuda(cudaMemsetAsync(amax, 0, kWorkspaceBytes, native_stream), "quantize: clearing the workspace");
     launch_tensor_amax(problem, amax, native_stream);
     p.amax = amax;
   }

@@ -19,8 +19,9 @@ std::vector<std::string> built_archs();
 // Whether code of this library runs on a GPU of this compute capability.
 bool runs_on(int major, int minor);
 
-// Device memory that a quantize call needs beside its operands; any contents. 0 for most.
-int64_t quantize_workspace_bytes(const QuantizeProblem& problem);
+// Device memory, of any contents, that a quantize call needs beside its operands when it computes one tensor's global
+// scale.
+inline constexpr int64_t kWorkspaceBytes = sizeof(uint32_t);
 
 // x [rows, cols] to codes, block scales and, where the mode computes it, global scales. Padding of swizzled scales is
 // written with zeros.
