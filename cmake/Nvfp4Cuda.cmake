@@ -4,6 +4,7 @@
 # Each setting is a -D option, or else the environment variable of the same name, or else its default.
 set(NVFP4_CUDA "" CACHE STRING "The CUDA part: ON, OFF or AUTO; empty: the environment variable NVFP4_CUDA, or else AUTO")
 set(NVFP4_CUDA_ARCHS "" CACHE STRING "CUDA architectures; empty: the environment variable NVFP4_CUDA_ARCHS, or else 90a;120f")
+set(NVFP4_EMULATE_SM120 "" CACHE STRING "model or surrogate: SM120's matrix products for a Hopper GPU; empty: the environment variable")
 set(NVFP4_SITE_PACKAGES "" CACHE STRING "Folders in which to look for pip's nvcc wheels; setup.py says which")
 
 function(nvfp4_setting variable default)
@@ -73,7 +74,14 @@ function(nvfp4_refuse_archs nvcc archs result)
 endfunction()
 
 nvfp4_setting(NVFP4_CUDA AUTO)
+nvfp4_setting(NVFP4_EMULATE_SM120 "")
 nvfp4_setting(NVFP4_CUDA_ARCHS "90a;120f")
+if(NOT NVFP4_EMULATE_SM120_VALUE MATCHES "^(model|surrogate)?$")
+  message(FATAL_ERROR "nvfp4: NVFP4_EMULATE_SM120 is \"${NVFP4_EMULATE_SM120_VALUE}\"; wanted model, surrogate or nothing.")
+elseif(NVFP4_EMULATE_SM120_VALUE)
+  message(NOTICE "nvfp4: SM120's matrix products are emulated (${NVFP4_EMULATE_SM120_VALUE}) for 90a: a build for tests.")
+  set(NVFP4_CUDA_ARCHS_VALUE 90a)
+endif()
 string(TOUPPER "${NVFP4_CUDA_VALUE}" NVFP4_CUDA_MODE)
 set(NVFP4_BUILT_CUDA_ARCHS "")
 set(NVFP4_NVCC "")

@@ -4,6 +4,7 @@ A bias_dtype of -1 means that there is no bias. An argument the core refuses is 
 `nvfp4.backends` calls kernels.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -138,6 +139,99 @@ class _Cuda(Protocol):
     ) -> None: ...
     def swizzle_scales(self, plain: int, rows: int, groups: int, swizzled: int, stream: int) -> None: ...
     def unswizzle_scales(self, swizzled: int, rows: int, groups: int, plain: int, stream: int) -> None: ...
+    def gpu(self, index: int) -> _Gpu: ...
+    def emulation(self) -> str: ...
+    def gemm_runs_on(self, major: int, minor: int) -> bool: ...
+    def quantize_tokens(
+        self,
+        x: int,
+        dtype: int,
+        rows: int,
+        cols: int,
+        row_stride: int,
+        mode: int,
+        global_scale: int,
+        packed: int,
+        packed_pitch: int,
+        scale: int,
+        workspace: int,
+        weight_global_scale: int,
+        alpha: int,
+        zeros: int,
+        zero_count: int,
+        stream: int,
+    ) -> None: ...
+    def prepare_tokens(
+        self,
+        scale: int,
+        rows: int,
+        groups: int,
+        global_scale: int,
+        per_row: bool,
+        swizzled: int,
+        weight_global_scale: int,
+        alpha: int,
+        zeros: int,
+        zero_count: int,
+        stream: int,
+    ) -> None: ...
+    def to_units(self, packed: int, scale: int, n: int, k: int, units: int, stream: int) -> None: ...
+    def from_units(self, units: int, n: int, k: int, packed: int, scale: int, stream: int) -> None: ...
+    def gemm(
+        self,
+        plan: _Sm120Plan,
+        m: int,
+        n: int,
+        k: int,
+        a_packed: int,
+        a_pitch: int,
+        a_scale: int,
+        b_units: int,
+        alpha: int,
+        up_alpha: int,
+        alpha_per_token: bool,
+        bias: int,
+        bias_dtype: int,
+        activation: int,
+        residual: int,
+        out: int,
+        out_dtype: int,
+        out_packed: int,
+        out_pitch: int,
+        out_scale: int,
+        out_global_scale: int,
+        partials: int,
+        arrivals: int,
+        programmatic: bool,
+        stream: int,
+    ) -> None: ...
+    def mma_loop(self, steps: int, blocks: int, operands: int, out: int, stream: int) -> int: ...
+    def read_loop(self, data: int, nbytes: int, blocks: int, out: int, stream: int) -> int: ...
+
+class _Gpu(Protocol):
+    sms: int
+    clock: float
+    bandwidth: float
+
+class _Sm120Plan(Protocol):
+    shape: int
+    blocks: int
+    whole: int
+    group: int
+    seconds: float
+    bound: str
+    name: str
+
+class _Dispatch(Protocol):
+    Gpu: Callable[[int, float, float], _Gpu]  # (sms, clock, bandwidth)
+    Sm120Plan: Callable[[int, int, int, int], _Sm120Plan]  # (shape, blocks, whole, group)
+    def sm120_shapes(self) -> list[str]: ...
+    def sm120_refusal(self, plan: _Sm120Plan, m: int, n: int, k: int) -> str: ...
+    def sm120_candidates(self, m: int, n: int, k: int, gpu: _Gpu) -> list[_Sm120Plan]: ...
+    def sm120_choose(self, m: int, n: int, k: int, gpu: _Gpu) -> _Sm120Plan: ...
+    def sm120_partial_bytes(self, plan: _Sm120Plan, m: int, n: int, k: int) -> int: ...
+    def sm120_arrivals(self, plan: _Sm120Plan, m: int, n: int, k: int) -> int: ...
+    def units_bytes(self, n: int, k: int) -> int: ...
 
 class _Emulation(Protocol):
     def mma_m16n8k64(
@@ -152,9 +246,10 @@ class _Emulation(Protocol):
     ) -> NDArray[np.float32]: ...
 
 cpu: _Cpu
+dispatch: _Dispatch
 cuda: _Cuda  # missing in a build without the CUDA part
 emulation: _Emulation
 
-def swizzled_bytes(rows: int, groups: int) -> int: ...
+def swizzled_bytes(rows: int, groups: int, atom_rows: int = 128) -> int: ...
 def tiles_bytes(n: int, k: int) -> int: ...
 def build_info() -> dict[str, str]: ...

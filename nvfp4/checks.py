@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nvfp4.formats import GROUP_SIZE, check_group_multiple
-from nvfp4.layout import LAYOUTS, TILE_BYTES, swizzled_shape, tiles_shape
+from nvfp4.layout import LAYOUTS, TILE_BYTES, TILED_LAYOUTS, swizzled_shape, tiles_shape
 
 __all__ = [
     "ACTIVATIONS",
@@ -116,10 +116,10 @@ def _operand(what: str, packed: Tensor, scale: Tensor, shape: Sequence[int], lay
     check_group_multiple(k, what)
     wanted_packed: Sequence[int] = (*lead, k // 2)
     wanted_scale: Sequence[int] = (*lead, k // GROUP_SIZE)
-    if layout == "n16k64":
+    if layout in TILED_LAYOUTS:
         if len(lead) != 1:
-            raise ValueError(f"{what}: layout n16k64 holds matrices [N, K], got the logical shape {tuple(shape)}")
-        wanted_packed, wanted_scale = tiles_shape(lead[0], k), (0, k // GROUP_SIZE)
+            raise ValueError(f"{what}: layout {layout} holds matrices [N, K], got the logical shape {tuple(shape)}")
+        wanted_packed, wanted_scale = tiles_shape(lead[0], k, layout), (0, k // GROUP_SIZE)
     elif layout == "128x4":
         rows = 1
         for size in lead:
@@ -270,15 +270,17 @@ def check_unswizzle(scale: Tensor, rows: int, groups: int) -> None:
     _contiguous("unswizzle_scales: scale", scale)
 
 
-def check_tiles(packed: Tensor, scale: Tensor) -> None:
+def check_tiles(packed: Tensor, scale: Tensor, layout: str) -> None:
     """Arguments of the op to_tiles."""
+    check_choice("to_tiles: layout", layout, TILED_LAYOUTS)
     _tensor("to_tiles: packed", packed)
     if packed.dim() != 2:
         raise ValueError(f"to_tiles: packed: got shape {tuple(packed.shape)}, wanted [N, K/2]")
     _operand("to_tiles", packed, scale, (packed.shape[0], packed.shape[1] * 2), "plain")
 
 
-def check_untile(tiles: Tensor, n: int, k: int) -> None:
+def check_untile(tiles: Tensor, n: int, k: int, layout: str) -> None:
     """Arguments of the op from_tiles."""
+    check_choice("from_tiles: layout", layout, TILED_LAYOUTS)
     _tensor("from_tiles: tiles", tiles)
-    _operand("from_tiles", tiles, tiles.new_empty((0, max(k, 0) // GROUP_SIZE)), (n, k), "n16k64")
+    _operand("from_tiles", tiles, tiles.new_empty((0, max(k, 0) // GROUP_SIZE)), (n, k), layout)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nvfp4 import ops
 from nvfp4.checks import check_choice
-from nvfp4.layout import LAYOUTS
+from nvfp4.layout import LAYOUTS, TILED_LAYOUTS
 from nvfp4.reference import Granularity, Scheme
 from nvfp4.tensor import NVFP4Tensor
 
@@ -87,7 +87,7 @@ def to_layout(t: NVFP4Tensor, layout: str) -> NVFP4Tensor:
     """The same tensor in another byte layout of `nvfp4.layout.LAYOUTS`; the way back gives the same bytes.
 
     Raises:
-        ValueError: the layout is unknown, t is not a matrix (``n16k64``), or a block scale is negative (``n16k64``).
+        ValueError: the layout is unknown; or, for a tiled one, t is not a matrix or a block scale is negative.
     """
     _as_tensor("to_layout", t)
     check_choice("to_layout", layout, LAYOUTS)
@@ -95,12 +95,12 @@ def to_layout(t: NVFP4Tensor, layout: str) -> NVFP4Tensor:
         return t
     groups = t.shape[-1] // 16
     packed, scale = t.packed, _bytes(t.scale)
-    if t.layout == "n16k64":
-        packed, scale = _ops.from_tiles.default(packed, *t.shape)
+    if t.layout in TILED_LAYOUTS:
+        packed, scale = _ops.from_tiles.default(packed, *t.shape, t.layout)
     elif t.layout == "128x4":
         scale = _ops.unswizzle_scales.default(scale, t.rows, groups).view(*t.shape[:-1], groups)
-    if layout == "n16k64":
-        packed, scale = _ops.to_tiles.default(packed, scale), scale.new_empty((0, groups))
+    if layout in TILED_LAYOUTS:
+        packed, scale = _ops.to_tiles.default(packed, scale, layout), scale.new_empty((0, groups))
     elif layout == "128x4":
         scale = _ops.swizzle_scales.default(scale.reshape(t.rows, groups))
     return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), t.global_scale, t.shape, layout)

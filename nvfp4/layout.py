@@ -5,6 +5,8 @@
   4 groups (source: CUTLASS `sm100_blockscaled_layout.hpp`, PTX ISA "scale factor layout").
 - ``n16k64``: codes and scales together in tiles of 16 rows by 64 columns, 576 bytes = nine cache lines, the operand of
   the CPU kernels (`csrc/include/nvfp4/layout.h` says why).
+- ``n128k128``: the same in units of 128 rows by 128 columns, 9,216 bytes, in the order in which the lanes of a warp
+  hold the operand of SM120's block-scaled MMA.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from nvfp4.formats import GROUP_SIZE, check_group_multiple
 
 __all__ = [
     "LAYOUTS",
+    "TILED_LAYOUTS",
     "TILE_BYTES",
     "TILE_COLS",
     "TILE_ROWS",
@@ -32,8 +35,10 @@ __all__ = [
     "unswizzle_scales",
 ]
 
-Layout = Literal["plain", "128x4", "n16k64"]
+Layout = Literal["plain", "128x4", "n16k64", "n128k128"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
+TILED_LAYOUTS = ("n16k64", "n128k128")
+"""Layouts of matrices [N, K] whose codes and scales are one tensor."""
 
 TILE_ROWS, TILE_COLS = 16, 64
 _TILE_GROUPS = TILE_COLS // GROUP_SIZE
@@ -86,38 +91,64 @@ def unswizzle_scales(swizzled: Tensor, rows: int, groups: int) -> Tensor:
     return plain[:rows, :groups].contiguous().view(swizzled.dtype)
 
 
-def tiles_shape(n: int, k: int) -> tuple[int, int, int]:
-    """Shape of the n16k64 tiles of an [n, k] weight: (panels, tiles along K, bytes)."""
-    return -(-n // TILE_ROWS), -(-k // TILE_COLS), TILE_BYTES
+_UNIT = 128
+_HALF_UNIT_CODE_BYTES = _UNIT * 64 // 2
+_UNIT_BYTES = 2 * (_HALF_UNIT_CODE_BYTES + _UNIT * 4)
+_TILES = {"n16k64": (TILE_ROWS, TILE_COLS, TILE_BYTES), "n128k128": (_UNIT, _UNIT, _UNIT_BYTES)}
 
 
-def to_tiles(packed: Tensor, scale: Tensor) -> Tensor:
-    """Plain weight bytes to n16k64 tiles.
+def tiles_shape(n: int, k: int, layout: str = "n16k64") -> tuple[int, int, int]:
+    """Shape of the tiles of an [n, k] weight: (panels, tiles along K, bytes)."""
+    rows, cols, size = _TILES[layout]
+    return -(-n // rows), -(-k // cols), size
+
+
+def to_tiles(packed: Tensor, scale: Tensor, layout: str = "n16k64") -> Tensor:
+    """Plain weight bytes to tiles.
 
     Args:
         packed: uint8 [n, k/2].
         scale: uint8 or float8_e4m3fn [n, k/16].
+        layout: one of `TILED_LAYOUTS`.
 
     Returns:
-        uint8 `tiles_shape(n, k)`; rows past n and columns past k are zero.
+        uint8 `tiles_shape(n, k, layout)`; rows past n and columns past k are zero.
     """
     n, k = packed.shape[0], packed.shape[1] * 2
     check_group_multiple(k, "to_tiles")
-    panels, steps, _ = tiles_shape(n, k)
-    codes = _pad(unpack(packed), panels * TILE_ROWS, steps * TILE_COLS)
-    # panel, row, step, group, half, nibble, byte -> panel, step, group, half, row, byte, nibble
-    codes = codes.view(panels, TILE_ROWS, steps, _TILE_GROUPS, 2, 2, 4).permute(0, 2, 3, 4, 1, 6, 5)
-    code_bytes = pack(codes).reshape(panels, steps, _TILE_CODE_BYTES)
-    scales = _pad(scale.view(torch.uint8), panels * TILE_ROWS, steps * _TILE_GROUPS)
-    scales = scales.view(panels, TILE_ROWS, steps, _TILE_GROUPS).permute(0, 2, 3, 1)
-    return torch.cat((code_bytes, scales.reshape(panels, steps, TILE_BYTES - _TILE_CODE_BYTES)), dim=-1)
+    panels, steps, size = tiles_shape(n, k, layout)
+    rows, cols, _ = _TILES[layout]
+    codes = _pad(unpack(packed), panels * rows, steps * cols)
+    scales = _pad(scale.view(torch.uint8), panels * rows, steps * cols // GROUP_SIZE)
+    if layout == "n16k64":
+        # panel, row, step, group, half, nibble, byte -> panel, step, group, half, row, byte, nibble
+        codes = codes.view(panels, rows, steps, _TILE_GROUPS, 2, 2, 4).permute(0, 2, 3, 4, 1, 6, 5)
+        scales = scales.view(panels, rows, steps, _TILE_GROUPS).permute(0, 2, 3, 1)
+        code_bytes = pack(codes).reshape(panels, steps, _TILE_CODE_BYTES)
+        return torch.cat((code_bytes, scales.reshape(panels, steps, size - _TILE_CODE_BYTES)), dim=-1)
+    # panel, sixteen, half, group, unit, step, upper, thread, code -> panel, unit, step, sixteen, (lane) group, thread,
+    # (word) upper, half, code
+    codes = codes.view(panels, 8, 2, 8, steps, 2, 2, 4, 8).permute(0, 4, 5, 1, 3, 7, 6, 2, 8)
+    # panel, atom, octet, group, unit, step, scale -> panel, unit, step, atom, (lane) group, octet, scale
+    scales = scales.view(panels, 4, 4, 8, steps, 2, 4).permute(0, 4, 5, 1, 3, 2, 6)
+    code_bytes = pack(codes).reshape(panels, steps, 2, _HALF_UNIT_CODE_BYTES)
+    halves = torch.cat((code_bytes, scales.reshape(panels, steps, 2, _UNIT * 4)), dim=-1)
+    return halves.reshape(panels, steps, size)
 
 
-def from_tiles(tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
-    """The plain (packed uint8 [n, k/2], scale uint8 [n, k/16]) of n16k64 tiles; the inverse of `to_tiles`."""
-    panels, steps, _ = tiles_shape(n, k)
-    codes = unpack(tiles[..., :_TILE_CODE_BYTES]).view(panels, steps, _TILE_GROUPS, 2, TILE_ROWS, 4, 2)
-    codes = codes.permute(0, 4, 1, 2, 3, 6, 5).reshape(panels * TILE_ROWS, steps * TILE_COLS)
-    scales = tiles[..., _TILE_CODE_BYTES:].reshape(panels, steps, _TILE_GROUPS, TILE_ROWS).permute(0, 3, 1, 2)
-    scales = scales.reshape(panels * TILE_ROWS, steps * _TILE_GROUPS)
+def from_tiles(tiles: Tensor, n: int, k: int, layout: str = "n16k64") -> tuple[Tensor, Tensor]:
+    """The plain (packed uint8 [n, k/2], scale uint8 [n, k/16]) of tiles; the inverse of `to_tiles`."""
+    panels, steps, _ = tiles_shape(n, k, layout)
+    rows, cols, _ = _TILES[layout]
+    if layout == "n16k64":
+        codes = unpack(tiles[..., :_TILE_CODE_BYTES]).view(panels, steps, _TILE_GROUPS, 2, TILE_ROWS, 4, 2)
+        codes = codes.permute(0, 4, 1, 2, 3, 6, 5)
+        scales = tiles[..., _TILE_CODE_BYTES:].reshape(panels, steps, _TILE_GROUPS, TILE_ROWS).permute(0, 3, 1, 2)
+    else:
+        halves = tiles.reshape(panels, steps, 2, _UNIT_BYTES // 2)
+        codes = unpack(halves[..., :_HALF_UNIT_CODE_BYTES]).view(panels, steps, 2, 8, 8, 4, 2, 2, 8)
+        codes = codes.permute(0, 3, 7, 4, 1, 2, 6, 5, 8)
+        scales = halves[..., _HALF_UNIT_CODE_BYTES:].reshape(panels, steps, 2, 4, 8, 4, 4).permute(0, 3, 5, 4, 1, 2, 6)
+    codes = codes.reshape(panels * rows, steps * cols)
+    scales = scales.reshape(panels * rows, steps * cols // GROUP_SIZE)
     return pack(codes[:n, :k]), scales[:n, : k // GROUP_SIZE].contiguous()

@@ -4,8 +4,8 @@ Registered with `torch.library.Library`, which is several times cheaper a call t
 scales cross every op as uint8, because dispatcher machinery (opcheck, some decompositions) does not know float8.
 
 Shapes: x [..., K]; codes uint8 [..., K/2]; scale bytes uint8 [..., K/16] (layout plain), [round_up(rows, 128),
-round_up(K/16, 4)] (128x4); tiles uint8 [ceil(N/16), ceil(K/64), 576] with an empty scale tensor
-[0, K/16], which tells K (n16k64); global scales float32 [1] or [..., 1].
+round_up(K/16, 4)] (128x4); tiles uint8 [ceil(N/16), ceil(K/64), 576] (n16k64) or [ceil(N/128), ceil(K/128), 9216]
+(n128k128) with an empty scale tensor [0, K/16], which tells K; global scales float32 [1] or [..., 1].
 """
 
 from __future__ import annotations
@@ -364,23 +364,23 @@ def _unswizzle_scales_fake(scale: Tensor, rows: int, groups: int) -> Tensor:
     return scale.new_empty((rows, groups))
 
 
-def _to_tiles(packed: Tensor, scale: Tensor) -> Tensor:
-    checks.check_tiles(packed, scale)
-    return select("tiles", packed.device.type).to_tiles(packed, scale)
+def _to_tiles(packed: Tensor, scale: Tensor, layout: str) -> Tensor:
+    checks.check_tiles(packed, scale, layout)
+    return select("tiles", packed.device.type, torch.uint8, layout).to_tiles(packed, scale, layout)
 
 
-def _to_tiles_fake(packed: Tensor, scale: Tensor) -> Tensor:
-    checks.check_tiles(packed, scale)
-    return packed.new_empty(layouts.tiles_shape(packed.shape[0], packed.shape[1] * 2))
+def _to_tiles_fake(packed: Tensor, scale: Tensor, layout: str) -> Tensor:
+    checks.check_tiles(packed, scale, layout)
+    return packed.new_empty(layouts.tiles_shape(packed.shape[0], packed.shape[1] * 2, layout))
 
 
-def _from_tiles(tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
-    checks.check_untile(tiles, n, k)
-    return select("tiles", tiles.device.type).from_tiles(tiles, n, k)
+def _from_tiles(tiles: Tensor, n: int, k: int, layout: str) -> tuple[Tensor, Tensor]:
+    checks.check_untile(tiles, n, k, layout)
+    return select("tiles", tiles.device.type, torch.uint8, layout).from_tiles(tiles, n, k, layout)
 
 
-def _from_tiles_fake(tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
-    checks.check_untile(tiles, n, k)
+def _from_tiles_fake(tiles: Tensor, n: int, k: int, layout: str) -> tuple[Tensor, Tensor]:
+    checks.check_untile(tiles, n, k, layout)
     return tiles.new_empty((n, k // 2)), tiles.new_empty((n, k // GROUP_SIZE))
 
 
@@ -390,5 +390,5 @@ _define("swizzle_scales(Tensor scale) -> Tensor", _swizzle_scales, _swizzle_scal
 _define(
     "unswizzle_scales(Tensor scale, SymInt rows, SymInt groups) -> Tensor", _unswizzle_scales, _unswizzle_scales_fake
 )
-_define("to_tiles(Tensor packed, Tensor scale) -> Tensor", _to_tiles, _to_tiles_fake)
-_define("from_tiles(Tensor tiles, SymInt n, SymInt k) -> (Tensor, Tensor)", _from_tiles, _from_tiles_fake)
+_define("to_tiles(Tensor packed, Tensor scale, str layout) -> Tensor", _to_tiles, _to_tiles_fake)
+_define("from_tiles(Tensor tiles, SymInt n, SymInt k, str layout) -> (Tensor, Tensor)", _from_tiles, _from_tiles_fake)

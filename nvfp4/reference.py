@@ -105,8 +105,9 @@ def quantize(
 
 def plain(t: NVFP4Tensor) -> tuple[Tensor, Tensor]:
     """The packed codes [..., K/2] and scale bytes (uint8 [..., K/16]) of a tensor in any layout."""
-    if t.layout == "n16k64":
-        return layout.from_tiles(t.packed, *t.shape)
+    if t.layout in layout.TILED_LAYOUTS:
+        n, k = t.shape
+        return layout.from_tiles(t.packed, n, k, t.layout)
     if t.layout == "128x4":
         groups = t.shape[-1] // GROUP_SIZE
         scale = layout.unswizzle_scales(t.scale, t.rows, groups).view(*t.shape[:-1], groups)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nvfp4.formats import check_group_multiple
-from nvfp4.layout import LAYOUTS, swizzled_shape, tiles_shape
+from nvfp4.layout import LAYOUTS, TILED_LAYOUTS, swizzled_shape, tiles_shape
 
 __all__ = ["NVFP4Tensor"]
 
@@ -21,9 +21,9 @@ class NVFP4Tensor:
     what they are.
 
     Attributes:
-        packed: uint8 [..., K/2], the even column in the low nibble; in the layout ``n16k64`` the tiles, which hold
-            the scales.
-        scale: float8_e4m3fn [..., K/16]; in the layout ``128x4`` of shape `swizzled_shape(rows, K/16)`; in ``n16k64``
+        packed: uint8 [..., K/2], the even column in the low nibble; in the layouts ``n16k64`` and ``n128k128`` the
+            tiles, which hold the scales too.
+        scale: float8_e4m3fn [..., K/16]; in the layout ``128x4`` of shape `swizzled_shape(rows, K/16)`; in tiles
             empty, [0, K/16], so that the parts still tell K (tiles are padded to 64 columns).
         global_scale: float32 [1], or [..., 1] with one per row. It is an encode scale: one *divides* by it.
         shape: the logical shape.
@@ -73,10 +73,10 @@ class NVFP4Tensor:
         packed, scale = (*lead, k // 2), (*lead, k // 16)
         if self.layout == "128x4":
             scale = swizzled_shape(self.rows, k // 16)
-        elif self.layout == "n16k64":
+        elif self.layout in TILED_LAYOUTS:
             if len(self.shape) != 2:
-                raise ValueError(f"NVFP4Tensor: layout n16k64 holds matrices [N, K], got the shape {self.shape}")
-            packed, scale = tiles_shape(*self.shape), (0, k // 16)
+                raise ValueError(f"NVFP4Tensor: layout {self.layout} holds matrices [N, K], got the shape {self.shape}")
+            packed, scale = tiles_shape(*self.shape, self.layout), (0, k // 16)
         for name, got, wanted in (("packed", self.packed.shape, packed), ("scale", self.scale.shape, scale)):
             if tuple(got) != wanted:
                 raise ValueError(
@@ -128,7 +128,7 @@ class NVFP4Tensor:
 
         Raises:
             ValueError: a block scale is NaN or negative, or a global scale is not a positive finite number. In the
-                layout ``n16k64`` only the global scales are looked at: the block scales were checked when the tiles
+                tiled layouts only the global scales are looked at: the block scales were checked when the tiles
                 were made.
         """
         scales = self.scale.view(torch.uint8)

@@ -48,16 +48,16 @@ def test_swizzle_follows_the_published_offsets() -> None:
             assert flat[offset] == scale[row, group]
 
 
-@given(n=st.integers(0, 70), groups=st.integers(0, 20))
-def test_tiles_are_a_bijection(n: int, groups: int) -> None:
+@given(n=st.integers(0, 150), groups=st.integers(0, 20), tiled=st.sampled_from(layout.TILED_LAYOUTS))
+def test_tiles_are_a_bijection(n: int, groups: int, tiled: str) -> None:
     packed = torch.randint(0, 256, (n, groups * 8), dtype=torch.uint8)
     scale = torch.randint(0, 128, (n, groups), dtype=torch.uint8)
-    wanted = layout.to_tiles(packed, scale)
-    for name in ("cpu", "reference"):
+    wanted = layout.to_tiles(packed, scale, tiled)
+    for name in ("cpu", "reference") if tiled == "n16k64" else ("reference",):
         with backends.force(name):
-            tiles = torch.ops.nvfp4.to_tiles.default(packed, scale)
+            tiles = torch.ops.nvfp4.to_tiles.default(packed, scale, tiled)
             assert torch.equal(tiles, wanted)
-            back = torch.ops.nvfp4.from_tiles.default(tiles, n, groups * 16)
+            back = torch.ops.nvfp4.from_tiles.default(tiles, n, groups * 16, tiled)
             assert torch.equal(back[0], packed)
             assert torch.equal(back[1], scale)
 
@@ -66,7 +66,7 @@ def test_tiles_follow_their_formula() -> None:
     n, k = 40, 144
     codes = torch.randint(0, 16, (n, k), dtype=torch.uint8)
     scale = torch.randint(0, 127, (n, k // 16), dtype=torch.uint8)
-    tiles = torch.ops.nvfp4.to_tiles.default(layout.pack(codes), scale)
+    tiles = torch.ops.nvfp4.to_tiles.default(layout.pack(codes), scale, "n16k64")
     for row in range(n):
         for col in range(k):
             tile = tiles[row // 16, col // 64]
@@ -76,12 +76,30 @@ def test_tiles_follow_their_formula() -> None:
             assert tile[512 + group * 16 + row % 16] == scale[row, col // 16]
 
 
+def test_units_follow_their_formula() -> None:
+    """As `csrc/include/nvfp4/layout.h` says it."""
+    n, k = 136, 144
+    codes = torch.randint(0, 16, (n, k), dtype=torch.uint8)
+    scale = torch.randint(0, 127, (n, k // 16), dtype=torch.uint8)
+    units = layout.to_tiles(layout.pack(codes), scale, "n128k128")
+    for row in range(0, n, 3):
+        for col in range(k):
+            half = units[row // 128, col // 128, col % 128 // 64 * 4608 :]
+            lane, word = row % 8 * 4 + col % 32 // 8, row % 16 // 8 + col % 64 // 32 * 2
+            code = half[row % 128 // 16 * 512 + lane * 16 + word * 4 + col % 8 // 2] >> (col % 2 * 4) & 15
+            assert code == codes[row, col]
+            octet, inside = row % 32 // 8, row % 8
+            assert (
+                half[4096 + row % 128 // 32 * 128 + (4 * inside + octet) * 4 + col % 64 // 16] == scale[row, col // 16]
+            )
+
+
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_tiles_refuse_negative_scales(name: str) -> None:
     packed, scale = torch.zeros(16, 8, dtype=torch.uint8), torch.full((16, 1), 0x38, dtype=torch.uint8)
     scale[3] = 0xB8
     with backends.force(name), pytest.raises(ValueError, match=r"negative|sign"):
-        torch.ops.nvfp4.to_tiles.default(packed, scale)
+        torch.ops.nvfp4.to_tiles.default(packed, scale, "n16k64")
 
 
 @pytest.mark.parametrize("source", layout.LAYOUTS)

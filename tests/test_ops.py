@@ -48,8 +48,8 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
         ("unpack", (torch.randint(0, 256, (3, 8), dtype=torch.uint8),)),
         ("swizzle_scales", (u(a),)),
         ("unswizzle_scales", (u(swizzled), 5, 4)),
-        ("to_tiles", (w.packed, u(w))),
-        ("from_tiles", (tiles.packed, 48, 64)),
+        ("to_tiles", (w.packed, u(w), "n16k64")),
+        ("from_tiles", (tiles.packed, 48, 64, "n16k64")),
     ]  # fmt: skip
 
 

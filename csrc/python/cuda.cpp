@@ -5,6 +5,7 @@
 
 #include "arguments.h"
 #include "definitions.h"
+#include "dispatch/sm120_choice.h"
 
 namespace py = pybind11;
 using py::literals::operator""_a;
@@ -13,7 +14,10 @@ namespace {
 
 using namespace nvfp4::python;
 using nvfp4::DequantizeProblem;
+using nvfp4::GemmPreparation;
+using nvfp4::GpuGemmProblem;
 using nvfp4::QuantizeProblem;
+using nvfp4::dispatch::Sm120Plan;
 
 nvfp4::cuda::Stream stream_of(Address stream) { return pointer<void>(stream); }
 
@@ -23,6 +27,62 @@ void quantize(Address x, int dtype, int64_t rows, int64_t cols, int64_t row_stri
   const QuantizeProblem problem =
       quantize_problem(x, dtype, rows, cols, row_stride, mode, scheme, scale_layout, global_scale, packed, scale);
   nvfp4::cuda::quantize(problem, pointer<void>(workspace), stream_of(stream));
+}
+
+GemmPreparation preparation(Address weight_global_scale, Address alpha, Address zeros, int64_t zero_count) {
+  GemmPreparation gemm;
+  gemm.weight_global_scale[0] = pointer<const float>(weight_global_scale);
+  gemm.alpha[0] = pointer<float>(alpha);
+  gemm.zeros = pointer<uint32_t>(zeros);
+  gemm.zero_count = zero_count;
+  return gemm;
+}
+
+void quantize_tokens(Address x, int dtype, int64_t rows, int64_t cols, int64_t row_stride, int mode,
+                     Address global_scale, Address packed, int64_t packed_pitch, Address scale, Address workspace,
+                     Address weight_global_scale, Address alpha, Address zeros, int64_t zero_count, Address stream) {
+  QuantizeProblem problem = quantize_problem(x, dtype, rows, cols, row_stride, mode, 0, 0, global_scale, packed, scale);
+  problem.scale_layout = nvfp4::ScaleLayout::kSwizzled32x4;
+  problem.packed_pitch = packed_pitch;
+  problem.gemm = preparation(weight_global_scale, alpha, zeros, zero_count);
+  nvfp4::cuda::quantize(problem, pointer<void>(workspace), stream_of(stream));
+}
+
+void prepare_tokens(Address scale, int64_t rows, int64_t groups, Address global_scale, bool per_row, Address swizzled,
+                    Address weight_global_scale, Address alpha, Address zeros, int64_t zero_count, Address stream) {
+  nvfp4::cuda::prepare_tokens(pointer<const uint8_t>(scale), rows, groups, pointer<const float>(global_scale), per_row,
+                              pointer<uint8_t>(swizzled), preparation(weight_global_scale, alpha, zeros, zero_count),
+                              stream_of(stream));
+}
+
+void to_units(Address packed, Address scale, int64_t n, int64_t k, Address units, Address stream) {
+  nvfp4::cuda::to_units(pointer<const uint8_t>(packed), pointer<const uint8_t>(scale), n, k, pointer<uint8_t>(units),
+                        stream_of(stream));
+}
+
+void from_units(Address units, int64_t n, int64_t k, Address packed, Address scale, Address stream) {
+  nvfp4::cuda::from_units(pointer<const uint8_t>(units), n, k, pointer<uint8_t>(packed), pointer<uint8_t>(scale),
+                          stream_of(stream));
+}
+
+void gemm(const Sm120Plan& plan, int64_t m, int64_t n, int64_t k, Address a_packed, int64_t a_pitch, Address a_scale,
+          Address b_units, Address alpha, Address up_alpha, bool alpha_per_token, Address bias, int bias_dtype,
+          int activation, Address residual, Address out, int out_dtype, Address out_packed, int64_t out_pitch,
+          Address out_scale, Address out_global_scale, Address partials, Address arrivals, bool programmatic,
+          Address stream) {
+  GpuGemmProblem p;
+  p.m = m, p.n = n, p.k = k;
+  p.a_packed = pointer<const uint8_t>(a_packed), p.a_pitch = a_pitch, p.a_scale = pointer<const uint8_t>(a_scale);
+  p.b_units = pointer<const uint8_t>(b_units);
+  p.alpha = pointer<const float>(alpha), p.up_alpha = pointer<const float>(up_alpha);
+  p.alpha_per_token = alpha_per_token;
+  p.bias = pointer<const void>(bias), p.bias_dtype = dtype_of("bias_dtype", bias_dtype);
+  p.activation = enumerator("activation", activation, nvfp4::Activation::kSilu);
+  p.residual = pointer<const void>(residual);
+  p.out = pointer<void>(out), p.out_dtype = dtype_of("out_dtype", out_dtype);
+  p.out_packed = pointer<uint8_t>(out_packed), p.out_pitch = out_pitch, p.out_scale = pointer<uint8_t>(out_scale);
+  p.out_global_scale = pointer<const float>(out_global_scale);
+  nvfp4::cuda::gemm(p, plan, pointer<void>(partials), pointer<uint32_t>(arrivals), programmatic, stream_of(stream));
 }
 
 void dequantize(Address packed, Address scale, int scale_layout, Address global_scale, bool global_scale_per_row,
@@ -42,6 +102,15 @@ void unswizzle_scales(Address swizzled, int64_t rows, int64_t groups, Address pl
                                 stream_of(stream));
 }
 
+int64_t mma_loop(int steps, int blocks, Address operands, Address out, Address stream) {
+  return nvfp4::cuda::mma_loop(steps, blocks, pointer<const uint32_t>(operands), pointer<float>(out),
+                               stream_of(stream));
+}
+
+int64_t read_loop(Address data, int64_t bytes, int blocks, Address out, Address stream) {
+  return nvfp4::cuda::read_loop(pointer<const uint8_t>(data), bytes, blocks, pointer<uint32_t>(out), stream_of(stream));
+}
+
 }  // namespace
 
 void define_cuda(py::module_ m) {
@@ -57,4 +126,26 @@ void define_cuda(py::module_ m) {
         "As cpu.swizzle_scales.");
   m.def("unswizzle_scales", &unswizzle_scales, NoGil(), "swizzled"_a, "rows"_a, "groups"_a, "plain"_a, "stream"_a,
         "As cpu.unswizzle_scales.");
+  m.def("gpu", &nvfp4::cuda::gpu, "index"_a, "What the driver says of a GPU.");
+  m.def("emulation", &nvfp4::cuda::emulation,
+        "What stands in for SM120's FP4 instruction: '', 'model' or 'surrogate'.");
+  m.def("gemm_runs_on", &nvfp4::cuda::gemm_runs_on, "major"_a, "minor"_a, "Whether the matrix product is served.");
+  m.def("quantize_tokens", &quantize_tokens, NoGil(), "x"_a, "dtype"_a, "rows"_a, "cols"_a, "row_stride"_a, "mode"_a,
+        "global_scale"_a, "packed"_a, "packed_pitch"_a, "scale"_a, "workspace"_a, "weight_global_scale"_a, "alpha"_a,
+        "zeros"_a, "zero_count"_a, "stream"_a, "Quantise for a product: scales 32x4, alpha, zeroed counters.");
+  m.def("prepare_tokens", &prepare_tokens, NoGil(), "scale"_a, "rows"_a, "groups"_a, "global_scale"_a, "per_row"_a,
+        "swizzled"_a, "weight_global_scale"_a, "alpha"_a, "zeros"_a, "zero_count"_a, "stream"_a,
+        "The same of tokens that are quantised already.");
+  m.def("to_units", &to_units, NoGil(), "packed"_a, "scale"_a, "n"_a, "k"_a, "units"_a, "stream"_a,
+        "Plain weight bytes to n128k128.");
+  m.def("from_units", &from_units, NoGil(), "units"_a, "n"_a, "k"_a, "packed"_a, "scale"_a, "stream"_a,
+        "The inverse of to_units.");
+  m.def("gemm", &gemm, NoGil(), "plan"_a, "m"_a, "n"_a, "k"_a, "a_packed"_a, "a_pitch"_a, "a_scale"_a, "b_units"_a,
+        "alpha"_a, "up_alpha"_a, "alpha_per_token"_a, "bias"_a, "bias_dtype"_a, "activation"_a, "residual"_a, "out"_a,
+        "out_dtype"_a, "out_packed"_a, "out_pitch"_a, "out_scale"_a, "out_global_scale"_a, "partials"_a, "arrivals"_a,
+        "programmatic"_a, "stream"_a, "The matrix product of SM120 by a plan.");
+  m.def("mma_loop", &mma_loop, NoGil(), "steps"_a, "blocks"_a, "operands"_a, "out"_a, "stream"_a,
+        "The product's instruction from registers alone; returns how many run.");
+  m.def("read_loop", &read_loop, NoGil(), "data"_a, "nbytes"_a, "blocks"_a, "out"_a, "stream"_a,
+        "Memory read by bulk copies; returns the bytes.");
 }

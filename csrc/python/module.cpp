@@ -36,10 +36,11 @@ PYBIND11_MODULE(_C, m) {
       py::set_error(PyExc_ValueError, error.what());
     }
   });
-  m.def("swizzled_bytes", &nvfp4::swizzled_bytes, "rows"_a, "groups"_a,
-        "Bytes of block scales [rows, groups] in the 128x4 layout.");
+  m.def("swizzled_bytes", &nvfp4::swizzled_bytes, "rows"_a, "groups"_a, "atom_rows"_a = 128,
+        "Bytes of block scales [rows, groups] in the 128x4 or 32x4 layout.");
   m.def("tiles_bytes", &nvfp4::tiles_bytes, "n"_a, "k"_a, "Bytes of a weight [n, k] in n16k64 tiles.");
   m.def("build_info", &build_info, "version, compiler, cuda (architectures, or \"\" without CUDA), build_type.");
+  define_dispatch(m.def_submodule("dispatch", "Which kernel a problem gets (csrc/dispatch)."));
   define_cpu(m.def_submodule("cpu", "Kernels for the CPU (nvfp4/cpu.h)."));
 #if defined(NVFP4_WITH_CUDA)
   define_cuda(m.def_submodule("cuda", "Kernels for NVIDIA GPUs (nvfp4/cuda.h)."));

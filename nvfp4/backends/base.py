@@ -10,7 +10,9 @@ from torch import Tensor
 
 from nvfp4.checks import FLOATS
 
-__all__ = ["OPS", "Backend", "Desc", "refused_by_contract"]
+__all__ = ["NEGATIVE_SCALE", "OPS", "Backend", "Desc", "refused_by_contract"]
+
+NEGATIVE_SCALE = "to_tiles: got a block scale with its sign bit set, wanted scales >= 0; the bytes are damaged"
 
 OPS = ("quantize", "dequantize", "matmul", "linear", "swizzle_scales", "tiles")
 
@@ -19,7 +21,7 @@ class Desc(NamedTuple):
     """One problem, as far as the choice of a backend depends on it.
 
     Attributes:
-        op: one of `OPS`; ``tiles`` is the conversion between plain weights and the CPU's tiles.
+        op: one of `OPS`; ``tiles`` is the conversion between plain weights and tiles.
         device: a device type, such as ``cpu`` or ``cuda``.
         dtype: dtype of the floating-point side: the input of quantize and linear, the output of dequantize and matmul.
         layout: layout of the NVFP4 operand (the weight, for matmul and linear; the result, for quantize).
@@ -46,7 +48,7 @@ class Desc(NamedTuple):
 
 def refused_by_contract(desc: Desc) -> str:
     """Why no backend serves a problem, whatever its kernels: the ops refuse it. Empty when they do not."""
-    if desc.dtype not in FLOATS:
+    if desc.op != "tiles" and desc.dtype not in FLOATS:
         return f"{desc.dtype} is none of float32, float16, bfloat16"
     if desc.op == "quantize" and desc.scheme == "compressed-tensors" and desc.activations == "row":
         return "the scheme compressed-tensors has one global scale a tensor"
@@ -118,9 +120,9 @@ class Backend(ABC):
         """The inverse of `swizzle_scales`."""
 
     @abstractmethod
-    def to_tiles(self, packed: Tensor, scale: Tensor) -> Tensor:
-        """Plain weight bytes as n16k64 tiles; a block scale with its sign bit set is a ValueError."""
+    def to_tiles(self, packed: Tensor, scale: Tensor, layout: str) -> Tensor:
+        """Plain weight bytes as tiles of a layout; a block scale with its sign bit set is a ValueError."""
 
     @abstractmethod
-    def from_tiles(self, tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
+    def from_tiles(self, tiles: Tensor, n: int, k: int, layout: str) -> tuple[Tensor, Tensor]:
         """The inverse of `to_tiles`."""

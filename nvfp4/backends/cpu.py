@@ -64,6 +64,8 @@ class CpuBackend(Backend):
         refusal = refused_by_contract(desc)
         if refusal:
             return False, refusal
+        if desc.op == "tiles" and desc.layout == "n128k128":
+            return False, "n128k128 is the layout of SM120's kernels"
         note = ""
         if desc.op in ("linear", "matmul") and desc.layout != "n16k64":
             note = f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"
@@ -92,8 +94,8 @@ class CpuBackend(Backend):
     ) -> Tensor:
         """Tiles are unpacked first."""
         record(f"cpu/{self.isa}/dequantize")
-        if layout == "n16k64":
-            packed, scale = self.from_tiles(packed, shape[0], shape[1])
+        if layout in layouts.TILED_LAYOUTS:
+            packed, scale = self._plain(packed, shape[0], shape[1], layout)
             layout = "plain"
         out = torch.empty(shape, dtype=dtype, device=_CPU)
         k = shape[-1]
@@ -120,7 +122,7 @@ class CpuBackend(Backend):
     ) -> Tensor:
         """The W4A4 gemm over tiles."""
         record(f"cpu/{self.isa}/matmul")
-        tiles = self._tiles(b_packed, b_scale, layout)
+        tiles = self._tiles(b_packed, b_scale, n, layout)
         lead, k = a_packed.shape[:-1], a_packed.shape[-1] * 2
         out = torch.empty((*lead, n), dtype=out_dtype, device=_CPU)
         a_packed, a_scale = a_packed.contiguous(), a_scale.contiguous()
@@ -145,7 +147,7 @@ class CpuBackend(Backend):
         activations: str,
     ) -> Tensor:
         """Quantise and multiply in one call into the core (W4A4), or multiply by the exact weight (W4A16)."""
-        tiles = weight if layout == "n16k64" else self._tiles(weight, weight_scale, layout)
+        tiles = weight if layout == "n16k64" else self._tiles(weight, weight_scale, out_features, layout)
         dtype = x.dtype
         *lead, k = x.shape
         out = x.new_empty(*lead, out_features)
@@ -172,12 +174,17 @@ class CpuBackend(Backend):
         )  # fmt: skip
         return out
 
-    def _tiles(self, packed: Tensor, scale: Tensor, layout: str) -> Tensor:
+    def _plain(self, tiles: Tensor, n: int, k: int, layout: str) -> tuple[Tensor, Tensor]:
+        return (self if layout == "n16k64" else layouts).from_tiles(tiles, n, k, layout)
+
+    def _tiles(self, packed: Tensor, scale: Tensor, n: int, layout: str) -> Tensor:
         if layout == "n16k64":
             return packed
         if layout == "128x4":
-            scale = self.unswizzle_scales(scale, packed.shape[0], packed.shape[1] * 2 // GROUP_SIZE)
-        return self.to_tiles(packed, scale)
+            scale = self.unswizzle_scales(scale, n, packed.shape[1] * 2 // GROUP_SIZE)
+        elif layout == "n128k128":
+            packed, scale = self._plain(packed, n, scale.shape[1] * GROUP_SIZE, layout)
+        return self.to_tiles(packed, scale, "n16k64")
 
     def swizzle_scales(self, scale: Tensor) -> Tensor:
         """Padding bytes are zero."""
@@ -193,7 +200,7 @@ class CpuBackend(Backend):
         _kernels.unswizzle_scales(scale.data_ptr(), rows, groups, out.data_ptr())
         return out
 
-    def to_tiles(self, packed: Tensor, scale: Tensor) -> Tensor:
+    def to_tiles(self, packed: Tensor, scale: Tensor, layout: str) -> Tensor:
         """The operand of the gemm."""
         n, k = packed.shape[0], packed.shape[1] * 2
         tiles = torch.empty(layouts.tiles_shape(n, k), dtype=torch.uint8, device=_CPU)
@@ -201,7 +208,7 @@ class CpuBackend(Backend):
         _kernels.repack(packed.data_ptr(), scale.data_ptr(), n, k, tiles.data_ptr(), _threads())
         return tiles
 
-    def from_tiles(self, tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
+    def from_tiles(self, tiles: Tensor, n: int, k: int, layout: str) -> tuple[Tensor, Tensor]:
         """The plain bytes of tiles."""
         packed = torch.empty((n, k // 2), dtype=torch.uint8, device=_CPU)
         scale = torch.empty((n, k // GROUP_SIZE), dtype=torch.uint8, device=_CPU)

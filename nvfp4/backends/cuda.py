@@ -1,19 +1,20 @@
 """The CUDA backend: the compiled kernels through `nvfp4._C.cuda`, on torch's current stream, without synchronising.
 
-What quantising and converting scales need is here for every GPU whose architecture was compiled in. Matrix products are
-not in this version: `matmul` and `linear` on a GPU are served by the reference.
+What quantising and converting scales need is here for every GPU whose architecture was compiled in; matrix products
+(W4A4) are for the SM120 family (`nvfp4/backends/sm120.py`).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nvfp4 import _C
 from nvfp4 import layout as layouts
+from nvfp4.backends import sm120
 from nvfp4.backends.arguments import (
     COMPUTE_TENSOR,
     DTYPE_CODES,
@@ -22,13 +23,13 @@ from nvfp4.backends.arguments import (
     as_rows,
     quantized_outputs,
 )
-from nvfp4.backends.base import Backend, Desc, refused_by_contract
+from nvfp4.backends.base import NEGATIVE_SCALE, Backend, Desc, refused_by_contract
 from nvfp4.backends.calls import record
+from nvfp4.formats import GROUP_SIZE
 
 __all__ = ["CudaBackend"]
 
 _kernels: Any = getattr(_C, "cuda", None)
-_OPS = ("quantize", "dequantize", "swizzle_scales")
 
 
 @lru_cache(maxsize=1)
@@ -53,9 +54,7 @@ class CudaBackend(Backend):
     name = "cuda"
 
     def supports(self, desc: Desc) -> tuple[bool, str]:
-        """Quantising, dequantising and the scales' layouts."""
-        if desc.op not in _OPS:
-            return False, f"this version of nvfp4 has no CUDA kernels for {desc.op}"
+        """Quantising, dequantising and the scales' layouts; on SM120 also products of quantised activations."""
         refusal = _refusal() or refused_by_contract(desc)
         if refusal:
             return False, refusal
@@ -63,11 +62,27 @@ class CudaBackend(Backend):
             return False, f"tensors are on {desc.device}, the kernels need the GPU"
         if desc.layout == "n16k64":
             return False, "n16k64 is the layout of the CPU's kernels"
-        return True, f"CUDA kernels for {';'.join(_kernels.built_archs())}"
+        if desc.op == "dequantize" and desc.layout == "n128k128":
+            return True, "CUDA kernels; the units become plain bytes first"
+        if desc.op not in ("linear", "matmul", "tiles"):
+            return True, f"CUDA kernels for {';'.join(_kernels.built_archs())}"
+        refusal = sm120.gemm_refusal()
+        if refusal:
+            return False, refusal
+        if desc.op == "linear" and desc.activations == "none":
+            return False, "this version of nvfp4 has no CUDA kernels for 16-bit activations (W4A16)"
+        if desc.op == "tiles":
+            return True, "CUDA kernels; n128k128 is the layout of the products"
+        answer = "SM120 kernels"
+        if _kernels.emulation():
+            answer += f", their instruction emulated ({_kernels.emulation()}): a build for tests"
+        if desc.layout != "n128k128":
+            answer += f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"
+        return True, answer
 
     def weight_layout(self) -> str:
-        """Plain: there is no matrix product to prepare for."""
-        return "plain"
+        """Units where the products run."""
+        return "plain" if _refusal() or sm120.gemm_refusal() else "n128k128"
 
     def quantize(
         self, x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, layout: str
@@ -96,6 +111,9 @@ class CudaBackend(Backend):
     ) -> Tensor:
         """One pass."""
         record("cuda/dequantize")
+        if layout == "n128k128":
+            packed, scale = self.from_tiles(packed, shape[0], shape[1], layout)
+            layout = "plain"
         out = torch.empty(shape, dtype=dtype, device=packed.device)
         packed, scale, global_scale = packed.contiguous(), scale.contiguous(), global_scale.contiguous()
         with torch.cuda.device(packed.device):
@@ -122,7 +140,69 @@ class CudaBackend(Backend):
             kernel(scale.data_ptr(), rows, groups, out.data_ptr(), torch.cuda.current_stream().cuda_stream)
         return out
 
-    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise RuntimeError("the cuda backend has no kernels for this op in this version")
+    def matmul(
+        self,
+        a_packed: Tensor,
+        a_scale: Tensor,
+        a_global_scale: Tensor,
+        b_packed: Tensor,
+        b_scale: Tensor,
+        b_global_scale: Tensor,
+        bias: Tensor | None,
+        n: int,
+        layout: str,
+        out_dtype: torch.dtype,
+    ) -> Tensor:
+        """The tokens' scales into the kernels' order, then the product."""
+        record("cuda/sm120/matmul")
+        units = self._units(b_packed, b_scale, n, layout)
+        return sm120.matmul(a_packed, a_scale, a_global_scale, units, b_global_scale.contiguous(), bias, n, out_dtype)
 
-    matmul = linear = to_tiles = from_tiles = _refuse
+    def linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        weight_scale: Tensor,
+        weight_global_scale: Tensor,
+        input_global_scale: Tensor | None,
+        bias: Tensor | None,
+        out_features: int,
+        layout: str,
+        activations: str,
+    ) -> Tensor:
+        """Quantise, then multiply."""
+        record("cuda/sm120/linear/w4a4")
+        units = self._units(weight, weight_scale, out_features, layout)
+        return sm120.linear(x, units, weight_global_scale, input_global_scale, bias, out_features, activations)
+
+    def _units(self, packed: Tensor, scale: Tensor, n: int, layout: str) -> Tensor:
+        if layout == "n128k128":
+            return packed.contiguous()
+        if layout == "128x4":
+            scale = self.unswizzle_scales(scale, n, packed.shape[1] * 2 // GROUP_SIZE)
+        return self._to_units(packed, scale)
+
+    def to_tiles(self, packed: Tensor, scale: Tensor, layout: str) -> Tensor:
+        """The operand of the products. Waits for the GPU, to know that no scale is negative."""
+        if bool((scale > 0x7F).any()):
+            raise ValueError(NEGATIVE_SCALE)
+        return self._to_units(packed, scale)
+
+    def _to_units(self, packed: Tensor, scale: Tensor) -> Tensor:
+        n, k = packed.shape[0], packed.shape[1] * 2
+        units = torch.empty(layouts.tiles_shape(n, k, "n128k128"), dtype=torch.uint8, device=packed.device)
+        packed, scale = packed.contiguous(), scale.contiguous()
+        with torch.cuda.device(packed.device):
+            stream = torch.cuda.current_stream().cuda_stream
+            _kernels.to_units(packed.data_ptr(), scale.data_ptr(), n, k, units.data_ptr(), stream)
+        return units
+
+    def from_tiles(self, tiles: Tensor, n: int, k: int, layout: str) -> tuple[Tensor, Tensor]:
+        """The plain bytes of units."""
+        packed = torch.empty((n, k // 2), dtype=torch.uint8, device=tiles.device)
+        scale = torch.empty((n, k // GROUP_SIZE), dtype=torch.uint8, device=tiles.device)
+        tiles = tiles.contiguous()
+        with torch.cuda.device(tiles.device):
+            stream = torch.cuda.current_stream().cuda_stream
+            _kernels.from_units(tiles.data_ptr(), n, k, packed.data_ptr(), scale.data_ptr(), stream)
+        return packed, scale

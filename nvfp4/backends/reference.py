@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nvfp4 import layout as layouts
 from nvfp4 import reference
-from nvfp4.backends.base import Backend, Desc, refused_by_contract
+from nvfp4.backends.base import NEGATIVE_SCALE, Backend, Desc, refused_by_contract
 from nvfp4.backends.calls import record
 from nvfp4.tensor import NVFP4Tensor
 
@@ -112,14 +112,12 @@ class ReferenceBackend(Backend):
         """`layout.unswizzle_scales`."""
         return layouts.unswizzle_scales(scale, rows, groups)
 
-    def to_tiles(self, packed: Tensor, scale: Tensor) -> Tensor:
+    def to_tiles(self, packed: Tensor, scale: Tensor, layout: str) -> Tensor:
         """`layout.to_tiles`, after the check that every backend makes."""
         if bool((scale >= 0x80).any()):
-            raise ValueError(
-                "to_tiles: got a block scale with its sign bit set, wanted scales >= 0; the bytes are damaged"
-            )
-        return layouts.to_tiles(packed, scale)
+            raise ValueError(NEGATIVE_SCALE)
+        return layouts.to_tiles(packed, scale, layout)
 
-    def from_tiles(self, tiles: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
+    def from_tiles(self, tiles: Tensor, n: int, k: int, layout: str) -> tuple[Tensor, Tensor]:
         """`layout.from_tiles`."""
-        return layouts.from_tiles(tiles, n, k)
+        return layouts.from_tiles(tiles, n, k, layout)

@@ -17,16 +17,22 @@ struct QuantizeArguments {
   int64_t rows, groups;
   Divider by_groups;  // of 32-bit indices of blocks; a launch holds fewer than 2^31
   Scheme scheme;
-  bool swizzled, per_row;
-  uint32_t data_grid;    // thread blocks that quantise; those after them write the padding rows of swizzled scales
+  int atom_rows;  // of swizzled scales, 128 or 32; 0: plain
+  bool per_row;
+  uint32_t data_grid;    // thread blocks that quantise; those after them write the rest
+  int64_t padding;       // units of it
   const uint32_t* amax;  // one tensor's amax as bits, where it was just computed; then global_scale is written
   float* global_scale;   // [1] or [rows]
   uint8_t* packed;
+  int64_t packed_stride;  // in blocks
   uint8_t* scale;
+  GemmPreparation gemm;
 };
 
 __device__ __forceinline__ int64_t scale_offset(const QuantizeArguments& p, int64_t row, int64_t group) {
-  return p.swizzled ? swizzled_offset(row, group, p.groups) : row * p.groups + group;
+  // Said apart, so that every division is by a constant.
+  if (p.atom_rows == 128) return swizzled_offset(row, group, p.groups, 128);
+  return p.atom_rows == 32 ? swizzled_offset(row, group, p.groups, 32) : row * p.groups + group;
 }
 
 // A block's codes and its scale; and, behind a row's last block, the zeros that pad swizzled scales to four groups.
@@ -34,34 +40,50 @@ template <typename T>
 __device__ __forceinline__ void store_block(const QuantizeArguments& p, const Block<T>& block, uint32_t amax_bits,
                                             float global_scale, int64_t row, int64_t group) {
   const uint32_t byte = block_scale<T>(amax_bits, global_scale, p.scheme);
-  reinterpret_cast<uint2*>(p.packed)[row * p.groups + group] =
+  reinterpret_cast<uint2*>(p.packed)[row * p.packed_stride + group] =
       block_codes(block, amax_bits, byte, global_scale, p.scheme);
   p.scale[scale_offset(p, row, group)] = static_cast<uint8_t>(byte);
-  if (p.swizzled && group + 1 == p.groups) {
-    for (int64_t pad = p.groups; pad % 4 != 0; ++pad) p.scale[swizzled_offset(row, pad, p.groups)] = 0;
+  if (p.atom_rows != 0 && group + 1 == p.groups) {
+    for (int64_t pad = p.groups; pad % 4 != 0; ++pad) p.scale[scale_offset(p, row, pad)] = 0;
   }
 }
 
-// Padding rows come in units of 16 bytes of a 128x4 atom: rows r, r + 32, r + 64 and r + 96 of four groups.
-inline int64_t padding_units(const QuantizeArguments& p) {
-  return p.swizzled && p.rows % 128 != 0 ? ceil_div(p.groups, 4) * 32 : 0;
-}
-
-__device__ __forceinline__ void write_padding(const QuantizeArguments& p, int64_t unit) {
-  const int64_t atoms = ceil_div(p.groups, 4);
-  if (unit >= atoms * 32) return;
-  const int64_t rows = p.rows % 128;
-  auto* words = reinterpret_cast<uint32_t*>(p.scale + (p.rows / 128 * atoms + unit / 32) * 512 + unit % 32 * 16);
+// The factors of a row in the matrix product that follows: 1 / (global scale * the weight's), rounded once. `row` is
+// one of this launch's, or 0 for a whole tensor.
+__device__ __forceinline__ void store_alpha(const QuantizeArguments& p, int64_t row, float global_scale) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (unit % 32 + 32 * i >= rows) words[i] = 0;
+  for (int i = 0; i < 2; ++i) {
+    if (p.gemm.alpha[i] == nullptr) continue;
+    p.gemm.alpha[i][row] = reciprocal_to_float(static_cast<double>(global_scale) * *p.gemm.weight_global_scale[i]);
   }
 }
 
-// Launches `kernel` with the thread blocks that p.data_grid counts and as many more as the padding needs.
+// Padding rows come in units of 16 bytes of an atom: a row of each of its quarters, four groups each.
+inline int64_t padding_units(const QuantizeArguments& p) {
+  return p.atom_rows != 0 && p.rows % p.atom_rows != 0 ? ceil_div(p.groups, 4) * (p.atom_rows / 4) : 0;
+}
+
+// What the thread blocks behind those with data do: padding rows, and the zeros that a matrix product counts from.
+__device__ __forceinline__ void write_rest(const QuantizeArguments& p, int64_t unit) {
+  if (unit < p.padding) {
+    const int shift = p.atom_rows == 128 ? 5 : 3, quarter = 1 << shift;
+    const int64_t full = p.rows >> (shift + 2), rows = p.rows - (full << (shift + 2));
+    const int64_t atom = full * ceil_div(p.groups, 4) + (unit >> shift), first = unit & (quarter - 1);
+    auto* words = reinterpret_cast<uint32_t*>(p.scale + ((atom << shift) + first) * 16);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (first + quarter * i >= rows) words[i] = 0;
+    }
+  } else if (unit - p.padding < p.gemm.zero_count) {
+    p.gemm.zeros[unit - p.padding] = 0;
+  }
+}
+
+// Launches `kernel` with the thread blocks that p.data_grid counts and as many more as the rest needs.
 template <typename Kernel>
-void launch_with_padding(Kernel kernel, const QuantizeArguments& p, int threads, cudaStream_t stream) {
-  const auto grid = p.data_grid + static_cast<unsigned>(ceil_div(padding_units(p), threads));
+void launch_with_rest(Kernel kernel, QuantizeArguments p, int threads, cudaStream_t stream) {
+  p.padding = padding_units(p);
+  const auto grid = p.data_grid + static_cast<unsigned>(ceil_div(p.padding + p.gemm.zero_count, threads));
   kernel<<<grid, threads, 0, stream>>>(p);
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "cuda/divide.cuh"
 #include "cuda/ptx/convert.cuh"
 #include "nvfp4/formats.h"
 #include "nvfp4/problem.h"
@@ -134,20 +135,12 @@ struct Block {
   }
 };
 
-// x / b rounded as IEEE does, from r = 1 / b rounded so: one Newton step whose residual is exact (Markstein). Wants b
-// within [2^-100, 2^100]; right wherever the quotient is not so small that the residual underflows, and then the
-// quotient rounds to the same e2m1 code anyway.
-__device__ __forceinline__ float divide(float x, float b, float r) {
-  const float quotient = x * r;
-  return fmaf(fmaf(-quotient, b, x), r, quotient);
-}
-
 // A tensor's or a row's global scale from its largest finite magnitude.
 template <typename T>
 __device__ __forceinline__ float global_scale_of(float amax, Scheme scheme) {
-  float scale = __fdiv_rn(kScaleRange, amax);
+  float scale = divide_any(kScaleRange, amax);
   if (scheme == Scheme::kCompressedTensors) {
-    scale = round_through<T>(round_through<T>(__fdiv_rn(1.0f, amax)) * kScaleRange);
+    scale = round_through<T>(round_through<T>(divide_any(1.0f, amax)) * kScaleRange);
   }
   return __float_as_uint(scale) < kInfinityBits ? scale : 1.0f;
 }
@@ -155,7 +148,9 @@ __device__ __forceinline__ float global_scale_of(float amax, Scheme scheme) {
 // The byte of a block's scale.
 template <typename T>
 __device__ __forceinline__ uint32_t block_scale(uint32_t amax_bits, float global_scale, Scheme scheme) {
-  float sixth = __fdiv_rn(__uint_as_float(amax_bits), kE2M1Max);
+  const float amax = __uint_as_float(amax_bits);
+  float sixth =
+      amax >= 0x1p-90f && amax <= 0x1p120f ? divide(amax, kE2M1Max, 1.0f / kE2M1Max) : divide_any(amax, kE2M1Max);
   if (scheme == Scheme::kCompressedTensors) sixth = round_through<T>(sixth);
   // One that is not positive and finite, which nobody can check without waiting for the GPU, gives NaN.
   if (!(global_scale > 0.0f) || __float_as_uint(global_scale) >= kInfinityBits) return kE4M3Nan;
@@ -230,27 +225,28 @@ __device__ __forceinline__ uint32_t encode8(const Block<T>& block, int first, co
 __device__ __forceinline__ bool has_thresholds(float step, __half) { return step >= 0x1p-11f && step <= 0x1p12f; }
 __device__ __forceinline__ bool has_thresholds(float step, __nv_bfloat16) { return true; }
 
-// The same for blocks with NaN or infinities, with steps beyond divide's range, and for the scheme that has no -0.
-template <typename T>
-__device__ __forceinline__ uint2 encode_rare(const Block<T>& block, float step, Scheme scheme) {
-  uint32_t codes[2] = {0, 0};
-#pragma unroll
-  for (int i = 0; i < kGroupSize; ++i) {
-    const float quotient = __fdiv_rn(block.value(i), step);
-    uint32_t code = float_to_e2m1(quotient);
-    if (scheme == Scheme::kCompressedTensors && quotient == 0.0f) code = 0;
-    codes[i / 8] |= code << 4 * (i % 8);
-  }
-  return make_uint2(codes[0], codes[1]);
+// The same for a number of a block with NaN or infinities, or with a step beyond divide's range, and for the scheme
+// that has no -0.
+__device__ __forceinline__ uint32_t encode_rare(float x, float step, Scheme scheme) {
+  const float quotient = divide_any(x, step);
+  return scheme == Scheme::kCompressedTensors && quotient == 0.0f ? 0u : float_to_e2m1(quotient);
+}
+
+// What codes are multiples of.
+__device__ __forceinline__ float step_of(uint32_t scale_byte, float global_scale) {
+  const float scale = e4m3_to_float(static_cast<uint8_t>(scale_byte));
+  return global_scale >= 0x1p-60f && global_scale <= 0x1p60f
+             ? divide(scale, global_scale, reciprocal_in_range(global_scale))
+             : divide_any(scale, global_scale);
+}
+
+__device__ __forceinline__ bool is_usual(uint32_t amax_bits, float step, Scheme scheme) {
+  return amax_bits < kInfinityBits && step >= 0x1p-100f && step <= 0x1p100f && scheme == Scheme::kNvfp4;
 }
 
 template <typename T>
-__device__ __forceinline__ uint2 block_codes(const Block<T>& block, uint32_t amax_bits, uint32_t scale_byte,
-                                             float global_scale, Scheme scheme) {
-  const float step = __fdiv_rn(e4m3_to_float(static_cast<uint8_t>(scale_byte)), global_scale);
-  const bool usual = amax_bits < kInfinityBits && step >= 0x1p-100f && step <= 0x1p100f && scheme == Scheme::kNvfp4;
-  if (!usual) return encode_rare(block, step, scheme);
-  const float reciprocal = __frcp_rn(step);
+__device__ __forceinline__ uint2 encode_usual(const Block<T>& block, float step) {
+  const float reciprocal = reciprocal_in_range(step);
 #if !defined(NVFP4_NATIVE_SM120)
   if constexpr (sizeof(T) == 2) {
     if (has_thresholds(step, T())) {
@@ -260,6 +256,17 @@ __device__ __forceinline__ uint2 block_codes(const Block<T>& block, uint32_t ama
   }
 #endif
   return make_uint2(encode8(block, 0, step, reciprocal), encode8(block, 8, step, reciprocal));
+}
+
+template <typename T>
+__device__ __forceinline__ uint2 block_codes(const Block<T>& block, uint32_t amax_bits, uint32_t scale_byte,
+                                             float global_scale, Scheme scheme) {
+  const float step = step_of(scale_byte, global_scale);
+  if (is_usual(amax_bits, step, scheme)) return encode_usual(block, step);
+  uint32_t codes[2] = {0, 0};
+#pragma unroll
+  for (int i = 0; i < kGroupSize; ++i) codes[i / 8] |= encode_rare(block.value(i), step, scheme) << 4 * (i % 8);
+  return make_uint2(codes[0], codes[1]);
 }
 
 }  // namespace nvfp4::cuda

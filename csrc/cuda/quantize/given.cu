@@ -1,4 +1,5 @@
 // Quantisation by a global scale that is known: given, or left as an amax by the kernel before. A thread a block.
+#include "cuda/ptx/launch_control.cuh"
 #include "cuda/quantize/arguments.cuh"
 
 namespace nvfp4::cuda {
@@ -8,8 +9,9 @@ constexpr int kThreads = 256;
 
 template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kThreads) quantize_given(const __grid_constant__ QuantizeArguments p) {
+  ptx::launch_dependents();
   if (blockIdx.x >= p.data_grid) {
-    return write_padding(p, int64_t{blockIdx.x - p.data_grid} * kThreads + threadIdx.x);
+    return write_rest(p, int64_t{blockIdx.x - p.data_grid} * kThreads + threadIdx.x);
   }
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   const uint32_t row = p.by_groups.divide(index);
@@ -25,6 +27,7 @@ __global__ void __launch_bounds__(kThreads) quantize_given(const __grid_constant
     global_scale = p.global_scale[p.per_row ? row : 0];
   }
   store_block(p, block, block.amax_bits(), global_scale, row, group);
+  if (p.per_row ? group == 0 : index == 0) store_alpha(p, p.per_row ? row : 0, global_scale);
 }
 
 template <typename T, bool kAligned>
@@ -49,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
 void launch_quantize_given(const QuantizeProblem& problem, QuantizeArguments p, cudaStream_t stream) {
   p.data_grid = static_cast<unsigned>(ceil_div(p.rows * p.groups, kThreads));
   with_element(problem, [&](auto element, auto aligned) {
-    launch_with_padding(quantize_given<decltype(element), decltype(aligned)::value>, p, kThreads, stream);
+    launch_with_rest(quantize_given<decltype(element), decltype(aligned)::value>, p, kThreads, stream);
   });
 }
 

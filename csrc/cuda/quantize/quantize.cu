@@ -21,6 +21,12 @@ void check_problem(const QuantizeProblem& p, const void* workspace) {
         " bytes");
   if (p.cols == 0) return;
   check(p.x != nullptr && p.packed != nullptr && p.scale != nullptr, "quantize: a pointer is null");
+  check(p.packed_pitch == 0 || (p.packed_pitch % 8 == 0 && p.packed_pitch >= p.cols / 2), "quantize: got ",
+        p.packed_pitch, " bytes from row to row of codes, wanted a multiple of 8 that holds ", p.cols / 2);
+  for (int i = 0; i < 2; ++i) {
+    check(p.gemm.alpha[i] == nullptr || p.gemm.weight_global_scale[i] != nullptr,
+          "quantize: alpha is wanted, but the weight's global scale is null");
+  }
   check(p.cols / kGroupSize < kBlocksAtOnce, "quantize: got ", p.cols, " columns, wanted fewer than 2^34");
 }
 
@@ -55,7 +61,11 @@ void quantize(const QuantizeProblem& problem, void* workspace, Stream stream) {
   p.groups = groups;
   p.by_groups = Divider(static_cast<uint32_t>(groups));
   p.scheme = problem.scheme;
-  p.swizzled = problem.scale_layout == ScaleLayout::kSwizzled128x4;
+  p.atom_rows = problem.scale_layout == ScaleLayout::kSwizzled128x4  ? 128
+                : problem.scale_layout == ScaleLayout::kSwizzled32x4 ? 32
+                                                                     : 0;
+  const int64_t pitch = problem.packed_pitch != 0 ? problem.packed_pitch : problem.cols / 2;
+  p.packed_stride = pitch / (kGroupSize / 2);
   p.per_row = per_row;
   // One row is measured and encoded in one launch, whoever its global scale belongs to.
   const bool rows_kernel = problem.mode == GlobalScale::kComputeRow || (computes_tensor(problem) && problem.rows == 1);
@@ -72,8 +82,13 @@ void quantize(const QuantizeProblem& problem, void* workspace, Stream stream) {
     p.rows = std::min(step, problem.rows - first);
     p.x = static_cast<const uint8_t*>(problem.x) + first * problem.row_stride * bytes;
     p.global_scale = problem.global_scale + (per_row ? first : 0);
-    p.packed = problem.packed + first * groups * (kGroupSize / 2);
-    p.scale = problem.scale + (p.swizzled ? swizzled_bytes(first, groups) : first * groups);
+    p.packed = problem.packed + first * pitch;
+    p.scale = problem.scale + (p.atom_rows != 0 ? swizzled_bytes(first, groups, p.atom_rows) : first * groups);
+    p.gemm = problem.gemm;
+    if (first != 0) p.gemm.zero_count = 0;
+    for (float*& alpha : p.gemm.alpha) {
+      if (alpha != nullptr && per_row) alpha += first;
+    }
     if (rows_kernel) {
       launch_quantize_rows(problem, p, native_stream);
     } else {

@@ -1,4 +1,5 @@
 // Quantisation with a global scale a row, in one pass: a row's blocks stay in registers while its amax is found.
+#include "cuda/ptx/launch_control.cuh"
 #include "cuda/quantize/arguments.cuh"
 
 namespace nvfp4::cuda {
@@ -14,8 +15,9 @@ template <typename T, bool kAligned, bool kWarpRow, int kEach>
 __global__ void __launch_bounds__(kMostThreads, kEach > 2 ? 2 : 3)
     quantize_rows(const __grid_constant__ QuantizeArguments p) {
   __shared__ uint32_t of_warp[kMostThreads / kWarp];
+  ptx::launch_dependents();
   if (blockIdx.x >= p.data_grid) {
-    return write_padding(p, int64_t{blockIdx.x - p.data_grid} * blockDim.x + threadIdx.x);
+    return write_rest(p, int64_t{blockIdx.x - p.data_grid} * blockDim.x + threadIdx.x);
   }
   const int team = kWarpRow ? kWarp : static_cast<int>(blockDim.x);
   const int lane = static_cast<int>(threadIdx.x) % team;
@@ -53,7 +55,10 @@ __global__ void __launch_bounds__(kMostThreads, kEach > 2 ? 2 : 3)
     largest = __reduce_max_sync(0xFFFFFFFFu, lane % kWarp < warps ? of_warp[lane % kWarp] : 0);
   }
   const float global_scale = global_scale_of<T>(__uint_as_float(largest), p.scheme);
-  if (lane == 0) p.global_scale[row] = global_scale;
+  if (lane == 0) {
+    p.global_scale[row] = global_scale;
+    store_alpha(p, row, global_scale);
+  }
   for (int64_t first = 0; first < p.groups; first += team * kEach) {
     if (again) {
       read(first);
@@ -74,7 +79,7 @@ void launch(const QuantizeProblem& problem, QuantizeArguments p, cudaStream_t st
   p.data_grid = static_cast<unsigned>(kWarpRow ? ceil_div(p.rows, kWarpsTogether) : p.rows);
   with_element(problem, [&](auto element, auto aligned) {
     using T = decltype(element);
-    launch_with_padding(quantize_rows<T, decltype(aligned)::value, kWarpRow, kEach>, p, threads, stream);
+    launch_with_rest(quantize_rows<T, decltype(aligned)::value, kWarpRow, kEach>, p, threads, stream);
   });
 }
 

@@ -30,14 +30,18 @@ void append(std::string& out, const T& value, const Rest&... rest) {
 }
 }  // namespace detail
 
+// The concatenation of `parts`.
+template <typename... Parts>
+std::string message(const Parts&... parts) {
+  std::string text;
+  detail::append(text, parts...);
+  return text;
+}
+
 // Throws Error with the concatenation of `parts` unless `condition` holds.
 template <typename... Parts>
 void check(bool condition, const Parts&... parts) {
-  if (!condition) {
-    std::string message;
-    detail::append(message, parts...);
-    throw Error(message);
-  }
+  if (!condition) throw Error(message(parts...));
 }
 
 }  // namespace nvfp4

@@ -7,7 +7,10 @@ namespace nvfp4 {
 
 enum class DType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
-enum class ScaleLayout : int32_t { kPlain = 0, kSwizzled128x4 = 1 };
+enum class ScaleLayout : int32_t { kPlain = 0, kSwizzled128x4 = 1, kSwizzled32x4 = 2 };
+
+// Of a gated MLP: act(gate) * up. GELU by its tanh approximation or by erf; SiLU makes SwiGLU.
+enum class Activation : int32_t { kNone = 0, kGeluTanh = 1, kGeluErf = 2, kSilu = 3 };
 
 // kNvfp4 computes amax / 6 and the global scale in float32; kCompressedTensors in the tensor's own dtype, and writes
 // -0.0 as code 0, so that weights come out byte for byte as llm-compressor writes them.
@@ -15,6 +18,15 @@ enum class Scheme : int32_t { kNvfp4 = 0, kCompressedTensors = 1 };
 
 // Who gives the global scale: the caller (one, or one a row), or the kernel from the data.
 enum class GlobalScale : int32_t { kGivenTensor = 0, kGivenRow = 1, kComputeTensor = 2, kComputeRow = 3 };
+
+// What quantising for a matrix product prepares beside codes and scales: alpha = 1 / (global scale * the weight's), and
+// zeroed counters.
+struct GemmPreparation {
+  const float* weight_global_scale[2] = {nullptr, nullptr};  // [1] each: of the weight, or of its gate and up rows
+  float* alpha[2] = {nullptr, nullptr};  // [1], or [rows] where the global scale is a row's; or null
+  uint32_t* zeros = nullptr;             // [zero_count], or null
+  int64_t zero_count = 0;
+};
 
 struct QuantizeProblem {
   const void* x = nullptr;  // [rows, cols], columns contiguous
@@ -27,7 +39,9 @@ struct QuantizeProblem {
   ScaleLayout scale_layout = ScaleLayout::kPlain;
   float* global_scale = nullptr;  // [1] or [rows]; read when given, written when computed
   uint8_t* packed = nullptr;      // [rows, cols / 2]
-  uint8_t* scale = nullptr;       // [rows, cols / 16], or swizzled_bytes(rows, cols / 16)
+  int64_t packed_pitch = 0;       // bytes from row to row, a multiple of 8; 0: cols / 2
+  uint8_t* scale = nullptr;       // [rows, cols / 16], or swizzled_bytes(rows, cols / 16, 128 or 32)
+  GemmPreparation gemm;           // on the GPU only
 };
 
 struct DequantizeProblem {
@@ -62,6 +76,31 @@ struct GemmProblem {
   DType bias_dtype = DType::kBFloat16;
   void* out = nullptr;  // [m, n] contiguous
   DType out_dtype = DType::kBFloat16;
+};
+
+// The same product as the GPU's kernels take it, with what may follow: y = round_out(alpha * sum + bias[n]), then an
+// activation over gate and up rows that alternate by eight, then a residual or codes and scales again.
+struct GpuGemmProblem {
+  int64_t m = 0;
+  int64_t n = 0;  // rows of the weight, gate and up both; a multiple of 8
+  int64_t k = 0;
+  const uint8_t* a_packed = nullptr;  // [m, k / 2], rows a_pitch bytes apart: a multiple of 16
+  int64_t a_pitch = 0;
+  const uint8_t* a_scale = nullptr;  // 32x4
+  const uint8_t* b_units = nullptr;  // n128k128, units_bytes(n, k)
+  const float* alpha = nullptr;      // [1] or [m]; behind an activation, of the gate rows
+  const float* up_alpha = nullptr;   // of the up rows, or null: the same
+  bool alpha_per_token = false;
+  const void* bias = nullptr;  // [n], or null
+  DType bias_dtype = DType::kBFloat16;
+  Activation activation = Activation::kNone;  // else out_dtype is float16 or bfloat16
+  const void* residual = nullptr;             // as `out`, added after rounding, or null
+  void* out = nullptr;                        // [m, n], or [m, n / 2] behind an activation
+  DType out_dtype = DType::kBFloat16;
+  uint8_t* out_packed = nullptr;  // instead of `out`: its codes, rows out_pitch bytes apart,
+  int64_t out_pitch = 0;
+  uint8_t* out_scale = nullptr;             // scales (32x4),
+  const float* out_global_scale = nullptr;  // by this global scale
 };
 
 }  // namespace nvfp4

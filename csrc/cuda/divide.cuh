@@ -1,0 +1,51 @@
+// IEEE division without a call. The compiler's own has a subroutine for rare operands, and a kernel that calls anything
+// may not move registers between its warps (setmaxnreg).
+#pragma once
+
+#include <cstdint>
+
+namespace nvfp4::cuda {
+
+// x / b rounded as IEEE does, from r = 1 / b rounded so: one Newton step whose residual is exact (Markstein). Wants b
+// within [2^-100, 2^100]; right wherever the quotient is not so small that the residual underflows.
+__device__ __forceinline__ float divide(float x, float b, float r) {
+  const float quotient = x * r;
+  return fmaf(fmaf(-quotient, b, x), r, quotient);
+}
+
+// 1 / b for a normal b, within a unit in the last place of float64.
+__device__ __forceinline__ double reciprocal(double b) {
+  double r;
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(r) : "d"(b));
+  // Each step doubles some twenty right bits.
+  r = fma(fma(-b, r, 1.0), r, r);
+  r = fma(fma(-b, r, 1.0), r, r);
+  return r;
+}
+
+// 1 / b to float64 and then to float32, as the number contract's alpha is rounded.
+__device__ __forceinline__ float reciprocal_to_float(double b) {
+  const double r = reciprocal(b);
+  return static_cast<float>(fma(fma(-b, r, 1.0), r, r));
+}
+
+// 1 / b rounded as IEEE does, for b within [2^-100, 2^100]: float32's own Newton step, whose residual is exact.
+__device__ __forceinline__ float reciprocal_in_range(float b) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));
+  return fmaf(fmaf(-b, r, 1.0f), r, r);
+}
+
+// x / b for any operands. Rounding the float64 quotient to float32 is rounding once: 53 bits are more than twice 24.
+__device__ __forceinline__ float divide_any(float x, float b) {
+  const uint32_t size_x = __float_as_uint(x) & 0x7FFFFFFFu, size_b = __float_as_uint(b) & 0x7FFFFFFFu;
+  if (size_x >= 0x7F800000u || size_b >= 0x7F800000u || size_b == 0) {
+    float r;
+    asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(b));  // 0, infinity and NaN exactly; else only its sign matters
+    return x * r;
+  }
+  const double r = reciprocal(static_cast<double>(b)), quotient = static_cast<double>(x) * r;
+  return static_cast<float>(fma(fma(-quotient, static_cast<double>(b), static_cast<double>(x)), r, quotient));
+}
+
+}  // namespace nvfp4::cuda

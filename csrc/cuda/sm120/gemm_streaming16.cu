@@ -1,0 +1,7 @@
+#include "cuda/sm120/instance.cuh"
+
+namespace nvfp4::cuda::sm120 {
+
+Instance streaming16() { return instance_of<Streaming16>("stream-16"); }
+
+}  // namespace nvfp4::cuda::sm120

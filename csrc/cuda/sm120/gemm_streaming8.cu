@@ -1,0 +1,7 @@
+#include "cuda/sm120/instance.cuh"
+
+namespace nvfp4::cuda::sm120 {
+
+Instance streaming8() { return instance_of<Streaming8>("stream-8"); }
+
+}  // namespace nvfp4::cuda::sm120
