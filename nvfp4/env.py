@@ -41,6 +41,7 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("NVFP4_CUDA", "AUTO", "at build", "ON, OFF or AUTO: whether to compile the CUDA kernels."),
     Variable("NVFP4_CUDA_ARCHS", "90a;120f", "at build", "CUDA architectures to compile for."),
+    Variable("NVFP4_EMULATE_SM120", "", "at build", "model, surrogate or disturbed: SM120's products on a Hopper GPU."),
 )
 
 _MOST_THREADS = 1024

@@ -196,7 +196,8 @@ def test_package_metadata() -> None:
 
 def test_module_and_package_have_one_version() -> None:
     info = _C.build_info()
-    assert set(info) == {"version", "compiler", "cuda", "build_type"}
+    assert set(info) == {"version", "compiler", "cuda", "nvcc", "build_type"}
+    assert bool(info["cuda"]) == bool(info["nvcc"])
     assert info["version"] == metadata.version("nvfp4")
 
 

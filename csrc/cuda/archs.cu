@@ -41,6 +41,8 @@ dispatch::Gpu gpu(int index) {
 std::string emulation() {
 #if defined(NVFP4_SM120_MODEL)
   return "model";
+#elif defined(NVFP4_SM120_DISTURBED)
+  return "disturbed";
 #elif defined(NVFP4_SM120_SURROGATE)
   return "surrogate";
 #else

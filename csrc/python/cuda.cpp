@@ -128,7 +128,7 @@ void define_cuda(py::module_ m) {
         "As cpu.unswizzle_scales.");
   m.def("gpu", &nvfp4::cuda::gpu, "index"_a, "What the driver says of a GPU.");
   m.def("emulation", &nvfp4::cuda::emulation,
-        "What stands in for SM120's FP4 instruction: '', 'model' or 'surrogate'.");
+        "What stands in for SM120's FP4 instruction: '' (nothing), 'model', 'surrogate' or 'disturbed'.");
   m.def("gemm_runs_on", &nvfp4::cuda::gemm_runs_on, "major"_a, "minor"_a, "Whether the matrix product is served.");
   m.def("quantize_tokens", &quantize_tokens, NoGil(), "x"_a, "dtype"_a, "rows"_a, "cols"_a, "row_stride"_a, "mode"_a,
         "global_scale"_a, "packed"_a, "packed_pitch"_a, "scale"_a, "workspace"_a, "weight_global_scale"_a, "alpha"_a,

@@ -16,12 +16,14 @@ namespace {
 
 #if !defined(NVFP4_BUILT_CUDA_ARCHS)
 #define NVFP4_BUILT_CUDA_ARCHS ""
+#define NVFP4_NVCC ""
 #endif
 
 std::map<std::string, std::string> build_info() {
   return {{"version", NVFP4_VERSION},
           {"compiler", NVFP4_COMPILER},
           {"cuda", NVFP4_BUILT_CUDA_ARCHS},
+          {"nvcc", NVFP4_NVCC},
           {"build_type", NVFP4_BUILD_TYPE}};
 }
 
@@ -39,7 +41,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("swizzled_bytes", &nvfp4::swizzled_bytes, "rows"_a, "groups"_a, "atom_rows"_a = 128,
         "Bytes of block scales [rows, groups] in the 128x4 or 32x4 layout.");
   m.def("tiles_bytes", &nvfp4::tiles_bytes, "n"_a, "k"_a, "Bytes of a weight [n, k] in n16k64 tiles.");
-  m.def("build_info", &build_info, "version, compiler, cuda (architectures, or \"\" without CUDA), build_type.");
+  m.def("build_info", &build_info,
+        "version, compiler, cuda (architectures) and nvcc (both \"\" without CUDA), build_type.");
   define_dispatch(m.def_submodule("dispatch", "Which kernel a problem gets (csrc/dispatch)."));
   define_cpu(m.def_submodule("cpu", "Kernels for the CPU (nvfp4/cpu.h)."));
 #if defined(NVFP4_WITH_CUDA)

@@ -27,8 +27,8 @@ _TOKENS_ATOM = 32  # of the scales of tokens
 
 def gemm_refusal() -> str:
     """Why this library's matrix product runs on none of the GPUs here, or an empty string."""
-    if _kernels.emulation() == "surrogate":
-        return "the surrogate build (NVFP4_EMULATE_SM120) multiplies bytes as integers, to test the pipeline"
+    if _kernels.emulation() in ("surrogate", "disturbed"):
+        return "a surrogate build (NVFP4_EMULATE_SM120) multiplies bytes as integers, to test the pipeline"
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
         if not _kernels.gemm_runs_on(major, minor):

@@ -1,6 +1,7 @@
 """The SM120 matrix products with integers in the place of their instruction: at full speed, where races would show.
 
-They run on a Hopper GPU in a build with NVFP4_EMULATE_SM120=surrogate; skipped elsewhere.
+They run on a Hopper GPU in a build with NVFP4_EMULATE_SM120=surrogate, or =disturbed, where every role pauses at random
+and stages are filled with NaN scales as soon as they have been read; skipped elsewhere.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import sm120
 from nvfp4 import NVFP4Tensor
 
 pytestmark = pytest.mark.skipif(
-    sm120.kernels is None or not torch.cuda.is_available() or sm120.kernels.emulation() != "surrogate",
-    reason="not a build with NVFP4_EMULATE_SM120=surrogate on a GPU",
+    sm120.kernels is None
+    or not torch.cuda.is_available()
+    or sm120.kernels.emulation() not in ("surrogate", "disturbed"),
+    reason="not a build with NVFP4_EMULATE_SM120=surrogate or disturbed on a GPU",
 )
+
 
 GEMMA = [(43008, 5376), (5376, 21504)]
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/emulation/stress.cuh"
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/launch_control.cuh"
 #include "cuda/ptx/registers.cuh"
@@ -44,6 +45,8 @@ __device__ __forceinline__ void fetch(const TokenMaps& maps, const Arguments& p,
                        pipeline.full(), token_policy);
     }
   };
+  // The next kernel may come as soon as there is room for it, and fetch weights of its own.
+  ptx::launch_dependents();
   // The weights of the first stages do not wait for the kernel before, which makes the tokens.
   {
     const Pipeline<Tile> start = pipeline;
@@ -68,13 +71,14 @@ __device__ __forceinline__ void fetch(const TokenMaps& maps, const Arguments& p,
         --first;
       } else {
         ptx::mbarrier_wait(pipeline.empty(), pipeline.parity ^ 1);
+        emulation::poison(pipeline.stage, Tile::kFullBarrier);
+        emulation::pause();
         fetch_weights(segment, stage);
       }
       fetch_tokens(segment, stage);
       pipeline.advance();
     }
   }
-  ptx::launch_dependents();
 }
 
 // Adds a segment's columns to zeroed sums, in steps of 64. What a step needs is loaded while the step before is
@@ -92,6 +96,7 @@ __device__ __forceinline__ void accumulate(Accumulators<Tile>& sums, Pipeline<Ti
       load_tokens(fragments[(step + 1) % 2], lane, step + 1);
       multiply<Tile>(sums, rows, fragments[step % 2], [&](int atom) { load_rows(rows[atom], lane, step + 1, atom); });
     }
+    emulation::pause();
     __syncwarp();
     if (first_lane) ptx::mbarrier_arrive(pipeline.empty());
     lane.move(pipeline.advance());
@@ -122,6 +127,7 @@ __device__ __forceinline__ void multiply_and_store(const Arguments& p, Pipeline<
     }
     segments.forget();
     const Segment segment = segments.current();
+    emulation::pause();
     if (segment.parts == 1 || sum_parts<Tile>(sums, p, segments, segment, warp, lane)) {
       store_tile<Tile>(sums, p, segment, pipeline.base + Tile::kStagingOffset + warp * Tile::kStagingBytes, warp, lane);
     }

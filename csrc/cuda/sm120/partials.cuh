@@ -37,8 +37,8 @@ __device__ __forceinline__ bool sum_parts(Accumulators<Tile>& sums, const Argume
   if (__shfl_sync(0xFFFFFFFFu, before, 0) + 1 != segment.parts) return false;
 #pragma unroll
   for (int i = 0; i < kVectors * 4; ++i) sums[i / 4 / Tile::kTokenAtoms][i / 4 % Tile::kTokenAtoms][i % 4] = 0.0f;
-  // Eight loads under way at once: of several parts, where tiles are small.
-  constexpr int kChunk = kVectors < 8 ? kVectors : 8, kTogether = 8 / kChunk;
+  // Eight loads under way at once: of several parts, where tiles are small. (Sixteen where the compiler can hold them.)
+  constexpr int kChunk = kVectors < 8 ? kVectors : kVectors < 32 ? 8 : 16, kTogether = kVectors < 8 ? 8 / kChunk : 1;
 #pragma unroll 1
   for (int first = 0; first < segment.parts; first += kTogether) {
 #pragma unroll

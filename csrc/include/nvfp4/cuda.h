@@ -45,7 +45,8 @@ dispatch::Gpu gpu(int index);
 // --- the matrix product of SM120
 // --------------------------------------------------------------------------------------
 
-// What stands in the place of SM120's FP4 instruction in this build: "" in a normal one, "model" or "surrogate".
+// What stands in the place of SM120's FP4 instruction in this build: "" in a normal one; "model", "surrogate" or
+// "disturbed" (the surrogate with pauses and poison).
 std::string emulation();
 
 // Whether the product runs on a GPU of this compute capability.

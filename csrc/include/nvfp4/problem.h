@@ -39,9 +39,10 @@ struct QuantizeProblem {
   ScaleLayout scale_layout = ScaleLayout::kPlain;
   float* global_scale = nullptr;  // [1] or [rows]; read when given, written when computed
   uint8_t* packed = nullptr;      // [rows, cols / 2]
-  int64_t packed_pitch = 0;       // bytes from row to row, a multiple of 8; 0: cols / 2
   uint8_t* scale = nullptr;       // [rows, cols / 16], or swizzled_bytes(rows, cols / 16, 128 or 32)
-  GemmPreparation gemm;           // on the GPU only
+  // On the GPU only:
+  int64_t packed_pitch = 0;  // bytes from row to row of codes, a multiple of 8; 0: cols / 2
+  GemmPreparation gemm;
 };
 
 struct DequantizeProblem {
