@@ -205,6 +205,19 @@ class _Cuda(Protocol):
         programmatic: bool,
         stream: int,
     ) -> None: ...
+    def instruction(
+        self,
+        tiles: int,
+        a: int,
+        b: int,
+        c: int,
+        sfa: int,
+        sfb: int,
+        thread_id_a: int,
+        thread_id_b: int,
+        d: int,
+        stream: int,
+    ) -> None: ...
     def mma_loop(self, steps: int, blocks: int, operands: int, out: int, stream: int) -> int: ...
     def read_loop(self, data: int, nbytes: int, blocks: int, out: int, stream: int) -> int: ...
 

@@ -111,6 +111,15 @@ int64_t read_loop(Address data, int64_t bytes, int blocks, Address out, Address 
   return nvfp4::cuda::read_loop(pointer<const uint8_t>(data), bytes, blocks, pointer<uint32_t>(out), stream_of(stream));
 }
 
+void instruction(int64_t tiles, Address a, Address b, Address c, Address sfa, Address sfb, int thread_id_a,
+                 int thread_id_b, Address d, Address stream) {
+  nvfp4::cuda::InstructionOperands operands;
+  operands.a = pointer<const uint32_t>(a), operands.b = pointer<const uint32_t>(b);
+  operands.c = pointer<const float>(c), operands.d = pointer<float>(d);
+  operands.sfa = pointer<const uint32_t>(sfa), operands.sfb = pointer<const uint32_t>(sfb);
+  nvfp4::cuda::instruction(operands, tiles, thread_id_a, thread_id_b, stream_of(stream));
+}
+
 }  // namespace
 
 void define_cuda(py::module_ m) {
@@ -144,6 +153,8 @@ void define_cuda(py::module_ m) {
         "alpha"_a, "up_alpha"_a, "alpha_per_token"_a, "bias"_a, "bias_dtype"_a, "activation"_a, "residual"_a, "out"_a,
         "out_dtype"_a, "out_packed"_a, "out_pitch"_a, "out_scale"_a, "out_global_scale"_a, "partials"_a, "arrivals"_a,
         "programmatic"_a, "stream"_a, "The matrix product of SM120 by a plan.");
+  m.def("instruction", &instruction, NoGil(), "tiles"_a, "a"_a, "b"_a, "c"_a, "sfa"_a, "sfb"_a, "thread_id_a"_a,
+        "thread_id_b"_a, "d"_a, "stream"_a, "SM120's block-scaled MMA on registers of whole warps.");
   m.def("mma_loop", &mma_loop, NoGil(), "steps"_a, "blocks"_a, "operands"_a, "out"_a, "stream"_a,
         "The product's instruction from registers alone; returns how many run.");
   m.def("read_loop", &read_loop, NoGil(), "data"_a, "nbytes"_a, "blocks"_a, "out"_a, "stream"_a,

@@ -9,14 +9,26 @@ from __future__ import annotations
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nvfp4 import _C, reference
 from nvfp4.backends.arguments import COMPUTE_ROW, COMPUTE_TENSOR, DTYPE_CODES, GIVEN_TENSOR, as_rows
 from nvfp4.formats import GROUP_SIZE
 
-__all__ = ["gemm_refusal", "linear", "matmul", "plan"]
+__all__ = [
+    "Registers",
+    "gemm_refusal",
+    "instruction",
+    "instruction_refusal",
+    "is_emulated",
+    "linear",
+    "matmul",
+    "model",
+    "plan",
+]
 
 _kernels: Any = getattr(_C, "cuda", None)
 _dispatch: Any = _C.dispatch
@@ -35,6 +47,53 @@ def gemm_refusal() -> str:
             built = ";".join(_kernels.built_archs())
             return f"the CUDA matrix products are for SM120 (built for {built}), cuda:{index} is {major}.{minor}"
     return ""
+
+
+def is_emulated() -> bool:
+    """Whether something stands in the place of SM120's FP4 instruction in this build."""
+    return bool(_kernels.emulation())
+
+
+def instruction_refusal() -> str:
+    """Why the FP4 instruction does not run here, or an empty string."""
+    if _kernels is None:
+        return "this build has no CUDA part"
+    if not torch.cuda.is_available():
+        return "torch sees no GPU"
+    return gemm_refusal()
+
+
+class Registers(NamedTuple):
+    """Operands of whole warps, as PTX lays them out.
+
+    Attributes:
+        a, b: uint32 [tiles, 32, 4] and [tiles, 32, 2].
+        c: float32 [tiles, 32, 4].
+        sfa, sfb: uint32 [tiles, 32].
+    """
+
+    a: NDArray[Any]
+    b: NDArray[Any]
+    c: NDArray[Any]
+    sfa: NDArray[Any]
+    sfb: NDArray[Any]
+
+
+def model(registers: Registers, thread_id_a: int, thread_id_b: int) -> NDArray[Any]:
+    """The instruction's published arithmetic, on the host: float32 [tiles, 32, 4]."""
+    a, b, c, sfa, sfb = registers
+    return _C.emulation.mma_m16n8k64(a, b, c, sfa, sfb, thread_id_a, thread_id_b)
+
+
+def instruction(registers: Registers, thread_id_a: int, thread_id_b: int) -> NDArray[Any]:
+    """The same by the GPU."""
+    on_gpu = [torch.from_numpy(np.ascontiguousarray(r).view(np.int32)).cuda() for r in registers]
+    tiles = len(registers.a)
+    d = torch.empty(tiles, 32, 4, device="cuda")
+    stream = torch.cuda.current_stream().cuda_stream
+    _kernels.instruction(tiles, *(t.data_ptr() for t in on_gpu), thread_id_a, thread_id_b, d.data_ptr(), stream)
+    result: NDArray[Any] = d.cpu().numpy()
+    return result
 
 
 @cache

@@ -14,6 +14,7 @@ from nvfp4.cli.bench import bench
 from nvfp4.cli.demo import demo
 from nvfp4.cli.evaluate import evaluate
 from nvfp4.cli.info import info
+from nvfp4.cli.selftest import selftest
 
 __all__ = ["app", "main"]
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (info, bench, demo, evaluate):
+for _command in (info, bench, demo, evaluate, selftest):
     app.command()(_command)
 
 

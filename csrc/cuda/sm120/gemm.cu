@@ -122,4 +122,14 @@ int64_t read_loop(const uint8_t* data, int64_t bytes, int blocks, uint32_t* out,
 #endif
 }
 
+void instruction(const InstructionOperands& operands, int64_t tiles, int thread_id_a, int thread_id_b, Stream stream) {
+  check((thread_id_a == 0 || thread_id_a == 1) && thread_id_b >= 0 && thread_id_b < 4, "instruction: got selectors ",
+        thread_id_a, " and ", thread_id_b, ", wanted 0 to 1 and 0 to 3");
+  check(tiles >= 0 && tiles < int64_t{1} << 30, "instruction: got ", tiles, " tiles");
+  instance(0);
+#if defined(NVFP4_WITH_SM120)
+  sm120::launch_instruction(operands, tiles, thread_id_a, thread_id_b, native(stream));
+#endif
+}
+
 }  // namespace nvfp4::cuda

@@ -1,9 +1,11 @@
-// The rooflines of the matrix product, to be timed.
+// The parts of the matrix product alone: its rooflines, to be timed, and its instruction, to be checked.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
+
+#include "nvfp4/cuda.h"
 
 namespace nvfp4::cuda::sm120 {
 
@@ -13,5 +15,8 @@ int64_t launch_mma_loop(int steps, int blocks, const uint32_t* operands, float* 
 
 // Reads whole stages of 9,216 bytes; `out` holds 128 words a block. Returns how many bytes are read.
 int64_t launch_read_loop(const uint8_t* data, int64_t bytes, int blocks, uint32_t* out, cudaStream_t stream);
+
+void launch_instruction(const InstructionOperands& operands, int64_t tiles, int thread_id_a, int thread_id_b,
+                        cudaStream_t stream);
 
 }  // namespace nvfp4::cuda::sm120

@@ -70,4 +70,18 @@ void gemm(const GpuGemmProblem& problem, const dispatch::Sm120Plan& plan, void* 
 int64_t mma_loop(int steps, int blocks, const uint32_t* operands, float* out, Stream stream);
 int64_t read_loop(const uint8_t* data, int64_t bytes, int blocks, uint32_t* out, Stream stream);
 
+// Registers of whole warps, as PTX lays them out: a [tiles, 32, 4], b [tiles, 32, 2], c and d [tiles, 32, 4], scales
+// [tiles, 32].
+struct InstructionOperands {
+  const uint32_t* a = nullptr;
+  const uint32_t* b = nullptr;
+  const float* c = nullptr;
+  const uint32_t* sfa = nullptr;
+  const uint32_t* sfb = nullptr;
+  float* d = nullptr;
+};
+
+// m16n8k64 on the GPU, tile by tile.
+void instruction(const InstructionOperands& operands, int64_t tiles, int thread_id_a, int thread_id_b, Stream stream);
+
 }  // namespace nvfp4::cuda
