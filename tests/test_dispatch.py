@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
 from nvfp4 import _C
+
+ROOT = Path(__file__).resolve().parents[1]
 
 dispatch = _C.dispatch
 PRO6000 = dispatch.Gpu(188, 2.3e9, 1.792e12)
@@ -42,6 +47,17 @@ def test_every_candidate_is_valid_and_the_choice_is_the_fastest(gpu) -> None:
             best = dispatch.sm120_choose(m, n, k, gpu)
             assert best.seconds == min(plan.seconds for plan in plans) > 0
             assert best.bound in ("memory", "tensor cores", "latency")
+
+
+def test_the_model_agrees_with_published_timings() -> None:
+    """Of other people's kernels: `bench/results/sm120-published.csv`."""
+    spec = importlib.util.spec_from_file_location("sm120_model", ROOT / "bench" / "sm120_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    model = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(model)
+    assert len(model.published()) >= 15
+    assert model.median_error() <= 0.25
 
 
 def test_a_choice_prints_itself() -> None:

@@ -14,14 +14,16 @@ namespace {
 constexpr int64_t kStreamedTokens = 256;
 
 // --- the cost model's constants -----------------------------------------------------------------------------------
+// Round numbers from the hardware, none fitted; bench/sm120_model.py compares what they predict with published timings.
 
 constexpr double kLaunch = 2.5e-6;          // seconds: launch and the end of a kernel
 constexpr double kReachedBandwidth = 0.9;   // of the nominal one, by a read-only kernel
+constexpr double kBytesACycleRead = 32;     // by one SM: half of what its port to the L2 carries
 constexpr double kCyclesAnMma = 4;          // of m16n8k64 on an SM: 2,048 FP4 products a cycle
-constexpr double kReachedRate = 0.9;        // of the tensor cores, in the main loop
+constexpr double kReachedRate = 0.9;        // of the tensor cores, in the main loop (measured on the surrogate)
 constexpr double kSegmentCycles = 1500;     // from the first copy of a segment to its first product
 constexpr double kCyclesATokenStored = 10;  // a tile's results of one token
-constexpr double kBytesACycleAnSm = 48;     // of partial sums, through the L2
+constexpr double kBytesACycleSummed = 48;   // of partial sums, through the L2
 
 struct Work {
   int64_t panels, token_tiles, stages;
@@ -36,24 +38,21 @@ Work work_of(const Sm120Shape& shape, int64_t m, int64_t n, int64_t k) {
 void predict(Sm120Plan& plan, int64_t m, int64_t n, int64_t k, const Gpu& gpu) {
   const Sm120Shape& shape = sm120_shapes()[static_cast<size_t>(plan.shape)];
   const Work work = work_of(shape, m, n, k);
-  const double stage_cycles = shape.units * 2.0 * shape.tokens * kCyclesAnMma / kReachedRate;
   // The busiest thread block: its whole tiles, and a piece that covers parts of tiles.
-  const double whole = static_cast<double>(plan.whole) / plan.blocks;
-  const double piece = std::ceil(static_cast<double>((work.tiles() - plan.whole) * work.stages) / plan.blocks);
   const double length = static_cast<double>(work.stages);
+  const double whole = static_cast<double>(ceil_div(plan.whole, plan.blocks));
+  const double piece = static_cast<double>(ceil_div((work.tiles() - plan.whole) * work.stages, plan.blocks));
   const double stages = whole * length + piece;
   const double segments = whole + (piece > 0 ? std::ceil(piece / length) + 1 : 0);
   const double parts = piece > 0 ? length / std::min(piece, length) + 1 : 1;
-  const double store = shape.tokens * kCyclesATokenStored;
   const double partial_bytes = static_cast<double>(kUnitRows) * shape.tokens * 4;
-  const double fix = parts > 1 ? (parts + segments) * partial_bytes / kBytesACycleAnSm : 0;
-  const double latency = (segments * (kSegmentCycles + store) + fix) / gpu.clock;
-  const double multiply = stages * stage_cycles / gpu.clock;
+  const double summed = parts > 1 ? (parts + segments) * partial_bytes / kBytesACycleSummed : 0;
+  const double latency = (segments * (kSegmentCycles + shape.tokens * kCyclesATokenStored) + summed) / gpu.clock;
+  const double multiply = stages * shape.units * 2.0 * shape.tokens * kCyclesAnMma / kReachedRate / gpu.clock;
   const double bytes = static_cast<double>(units_bytes(n, k)) + static_cast<double>(m) * (k * 0.5625 + n * 2.0);
-  // Memory does not wait for a thread block with less to do than the others.
-  const double mean = static_cast<double>(work.tiles()) * length / plan.blocks;
-  const double used = std::min(1.0, plan.blocks / static_cast<double>(gpu.sms));
-  const double memory = bytes / (gpu.bandwidth * kReachedBandwidth) * (stages / mean) / used;
+  const double stage_bytes = shape.units * (static_cast<double>(kUnitBytes) + shape.tokens * 72.0);
+  const double memory =
+      std::max(bytes / (gpu.bandwidth * kReachedBandwidth), stages * stage_bytes / (kBytesACycleRead * gpu.clock));
   plan.seconds = kLaunch + latency + std::max(memory, multiply);
   plan.bound = latency + kLaunch > std::max(memory, multiply) ? "latency"
                : memory > multiply                            ? "memory"
@@ -149,6 +148,14 @@ std::vector<Sm120Plan> sm120_candidates(int64_t m, int64_t n, int64_t k, const G
     }
   }
   return plans;
+}
+
+Sm120Plan sm120_predict(const Sm120Plan& plan, int64_t m, int64_t n, int64_t k, const Gpu& gpu) {
+  check(plan.shape >= 0 && plan.shape < static_cast<int>(sm120_shapes().size()) && plan.blocks > 0,
+        "sm120_predict: got shape ", plan.shape, " and ", plan.blocks, " thread blocks");
+  Sm120Plan result = plan;
+  predict(result, m, n, k, gpu);
+  return result;
 }
 
 Sm120Plan sm120_choose(int64_t m, int64_t n, int64_t k, const Gpu& gpu) {

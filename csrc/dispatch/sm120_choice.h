@@ -46,6 +46,9 @@ std::string sm120_refusal(const Sm120Plan& plan, int64_t m, int64_t n, int64_t k
 // Every plan worth timing, each with its predicted time.
 std::vector<Sm120Plan> sm120_candidates(int64_t m, int64_t n, int64_t k, const Gpu& gpu);
 
+// A plan with its predicted time; also of kernels that are not ours, as if they were.
+Sm120Plan sm120_predict(const Sm120Plan& plan, int64_t m, int64_t n, int64_t k, const Gpu& gpu);
+
 // The least of them.
 Sm120Plan sm120_choose(int64_t m, int64_t n, int64_t k, const Gpu& gpu);
 

@@ -43,6 +43,7 @@ void define_dispatch(py::module_ m) {
       "Names of the SM120 matrix product's instances, in the order of their numbers.");
   m.def("sm120_refusal", &sm120_refusal, "plan"_a, "m"_a, "n"_a, "k"_a, "Why a plan cannot run, or an empty string.");
   m.def("sm120_candidates", &sm120_candidates, "m"_a, "n"_a, "k"_a, "gpu"_a, "Every plan worth timing.");
+  m.def("sm120_predict", &sm120_predict, "plan"_a, "m"_a, "n"_a, "k"_a, "gpu"_a, "A plan with its predicted time.");
   m.def("sm120_choose", &sm120_choose, "m"_a, "n"_a, "k"_a, "gpu"_a, "The plan with the least predicted time.");
   m.def("sm120_partial_bytes", &sm120_partial_bytes, "plan"_a, "m"_a, "n"_a, "k"_a, "Bytes of a plan's partial sums.");
   m.def("sm120_arrivals", &sm120_arrivals, "plan"_a, "m"_a, "n"_a, "k"_a, "Counters of a plan, zero at its start.");
