@@ -7,6 +7,7 @@ own build environment and are gone after the build. Which nvcc is used, and why,
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from setuptools.build_meta import *  # noqa: F403  (the hooks that stay as they 
 # One release for all: nvcc, its headers and its libraries refuse or miscompile each other's. 13.0 serves every driver
 # that CUDA 13 serves.
 _RELEASE = "13.0.*"
+_LEAST_DRIVER = 580
 NVCC_WHEELS = [
     f"nvidia-cuda-nvcc=={_RELEASE}",
     f"nvidia-cuda-crt=={_RELEASE}",
@@ -28,7 +30,13 @@ NVCC_WHEELS = [
 
 
 def _has_driver() -> bool:
-    return any(Path(sign).exists() for sign in ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"))
+    """Whether there is a driver that serves what these wheels build: version 580 for CUDA 13."""
+    try:
+        said = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return Path("/usr/lib/wsl/lib/libcuda.so.1").exists()
+    version = re.search(r"Kernel Module.*?\s(\d+)\.\d", said)
+    return version is not None and int(version[1]) >= _LEAST_DRIVER
 
 
 def _has_nvcc() -> bool:

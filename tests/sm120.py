@@ -94,17 +94,20 @@ def product(
         0 if up_global_scale is None else alphas[1].data_ptr(), per_token, _address(bias),
         0 if bias is None else DTYPES[bias.dtype], ACTIVATIONS[activation], _address(residual), out.data_ptr(),
         DTYPES[out_dtype], 0 if out_global_scale is None else packed.data_ptr(), outputs // 2, out_scale.data_ptr(),
-        _address(out_global_scale), partials.data_ptr(), arrivals.data_ptr(), False, stream,
+        _address(out_global_scale), partials.data_ptr(), arrivals.data_ptr(), True, stream,
     )  # fmt: skip
     torch.cuda.synchronize()
     assert bool((rows[m] == behind).all()), f"{how}: wrote behind the output"
     if out_global_scale is None:
         return out
-    return packed, from_32x4(out_scale, m, outputs // 16)
+    groups = outputs // 16
+    padded = from_32x4(out_scale, m, -(-groups // 4) * 4)
+    assert not padded[:, groups:].any(), f"{how}: the padding of the output's scales is not zero"
+    return packed, padded[:, :groups]
 
 
 def from_32x4(scales: Tensor, rows: int, groups: int) -> Tensor:
-    """Plain [rows, groups] of scales in atoms of 32 rows by four groups."""
+    """Plain [rows, groups] of scales in atoms of 32 rows by four groups, padding included where asked for."""
     atoms = scales.view(-(-rows // 32), -(-groups // 4), 8, 4, 4)
     return atoms.permute(0, 3, 2, 1, 4).reshape(-(-rows // 32) * 32, -1)[:rows, :groups]
 

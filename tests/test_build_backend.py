@@ -55,3 +55,19 @@ def test_off_and_an_nvcc_of_ones_own_come_first(backend, monkeypatch, tmp_path) 
     nvcc.unlink()
     monkeypatch.setenv("CUDACXX", "/somewhere/nvcc")
     assert backend.wheels_for_cuda() == []
+
+
+@pytest.mark.parametrize(
+    ("version", "served"), [("580.95.05", True), ("570.124.06", False), ("no version at all", False)]
+)
+def test_an_old_driver_gets_no_new_nvcc(monkeypatch, tmp_path, version, served) -> None:
+    """CUDA 13 wants driver 580."""
+    spec = importlib.util.spec_from_file_location("nvfp4_build", PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    said = tmp_path / "version"
+    said.write_text(f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {version}  Release Build\n")
+    monkeypatch.setattr(module, "Path", lambda path: said if path == "/proc/driver/nvidia/version" else Path(path))
+    assert module._has_driver() is served

@@ -49,6 +49,15 @@ def test_every_candidate_is_valid_and_the_choice_is_the_fastest(gpu) -> None:
             assert best.bound in ("memory", "tensor cores", "latency")
 
 
+@pytest.mark.parametrize("sms", [30, 84, 170, 188])
+def test_every_legal_shape_has_a_plan(sms) -> None:
+    """Awkward numbers of tiles, and few stages to a tile."""
+    gpu = dispatch.Gpu(sms, 2.3e9, 1e12)
+    for n, k in ((151936, 896), (30528, 1024), (640, 2048), (1152, 256), (24448, 128), (8, 16), (127 * 128, 16)):
+        for m in (1, 100, 257, 1153, 1280, 4000, 4096, 4225, 7681, 9999):
+            assert dispatch.sm120_refusal(dispatch.sm120_choose(m, n, k, gpu), m, n, k) == ""
+
+
 def test_the_model_agrees_with_published_timings() -> None:
     """Of other people's kernels: `bench/results/sm120-published.csv`."""
     spec = importlib.util.spec_from_file_location("sm120_model", ROOT / "bench" / "sm120_model.py")

@@ -9,6 +9,7 @@ namespace nvfp4::cuda {
 // x times the logistic function of t, which does not cancel and underflows gradually for negative t.
 __device__ __forceinline__ float times_logistic(float x, float t) {
   const float e = expf(-fabsf(t)), d = 1.0f + e;
+  if (e == 0.0f) return t < 0.0f ? x * e : x;  // also keeps infinity out of the division's residual
   return divide(t < 0.0f ? x * e : x, d, reciprocal_in_range(d));
 }
 

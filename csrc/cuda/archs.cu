@@ -24,6 +24,15 @@ bool runs_on(int major, int minor) {
   return false;
 }
 
+std::string driver_refusal() {
+  int driver = 0;
+  check_cuda(cudaDriverGetVersion(&driver), "asking for the driver's version");
+  const auto text = [](int version) { return message(version / 1000, ".", version % 1000 / 10); };
+  if (driver / 1000 >= CUDART_VERSION / 1000) return "";
+  return message("the driver serves CUDA ", text(driver), ", this library was built by ", text(CUDART_VERSION),
+                 "; install a newer driver, or an older nvcc and build again");
+}
+
 dispatch::Gpu gpu(int index) {
   const auto attribute = [&](cudaDeviceAttr name) {
     int value = 0;
@@ -35,6 +44,9 @@ dispatch::Gpu gpu(int index) {
   gpu.clock = attribute(cudaDevAttrClockRate) * 1e3;  // kHz
   // Two transfers a clock, of the bus's width.
   gpu.bandwidth = 2.0 * attribute(cudaDevAttrMemoryClockRate) * 1e3 * attribute(cudaDevAttrGlobalMemoryBusWidth) / 8;
+  // Some integrated GPUs report no clocks. The choice of a kernel needs no better numbers than these.
+  if (gpu.clock <= 0) gpu.clock = 2e9;
+  if (gpu.bandwidth <= 0) gpu.bandwidth = 4.0 * gpu.sms * gpu.clock;  // 4 bytes a cycle and SM, as the SM120 cards have
   return gpu;
 }
 

@@ -35,8 +35,15 @@ Work work_of(const Sm120Shape& shape, int64_t m, int64_t n, int64_t k) {
   return {ceil_div(n, kUnitRows), ceil_div(m, shape.tokens), ceil_div(ceil_div(k, kUnitCols), shape.units)};
 }
 
+const Sm120Shape& shape_of(const Sm120Plan& plan) {
+  const auto& shapes = sm120_shapes();
+  check(plan.shape >= 0 && plan.shape < static_cast<int>(shapes.size()), "sm120: got shape ", plan.shape,
+        ", wanted 0 to ", static_cast<int>(shapes.size()) - 1);
+  return shapes[static_cast<size_t>(plan.shape)];
+}
+
 void predict(Sm120Plan& plan, int64_t m, int64_t n, int64_t k, const Gpu& gpu) {
-  const Sm120Shape& shape = sm120_shapes()[static_cast<size_t>(plan.shape)];
+  const Sm120Shape& shape = shape_of(plan);
   const Work work = work_of(shape, m, n, k);
   // The busiest thread block: its whole tiles, and a piece that covers parts of tiles.
   const double length = static_cast<double>(work.stages);
@@ -71,7 +78,7 @@ const std::vector<Sm120Shape>& sm120_shapes() {
 }
 
 std::string sm120_describe(const Sm120Plan& plan) {
-  const std::string name = sm120_shapes()[static_cast<size_t>(plan.shape)].name;
+  const std::string name = shape_of(plan).name;
   const std::string tiles = plan.whole == 0 ? std::string("all tiles in pieces") : message("whole tiles: ", plan.whole);
   const std::string when = plan.seconds > 0 ? message(", predicted ", plan.seconds * 1e6, " us, ", plan.bound) : "";
   return message(name, ", thread blocks: ", plan.blocks, ", ", tiles, when);
@@ -86,6 +93,10 @@ std::string sm120_refusal(const Sm120Plan& plan, int64_t m, int64_t n, int64_t k
   const Work work = work_of(shape, m, n, k);
   constexpr int64_t kMost = int64_t{1} << 30;  // indices are 32 bits
   if (m < 1 || n < 1 || k < 1) return message("got m = ", m, ", n = ", n, ", k = ", k, ", wanted 1 or more");
+  if (m > kMost || n > kMost || k > kMost) {
+    return message("got m = ", m, ", n = ", n, ", k = ", k,
+                   ", wanted at most 2^30 each: the product has more than 2^30 pieces");
+  }
   if (n % 8 != 0 || k % 16 != 0) {
     return message("got n = ", n, " and k = ", k, ", wanted multiples of 8 and 16");
   }
@@ -146,13 +157,14 @@ std::vector<Sm120Plan> sm120_candidates(int64_t m, int64_t n, int64_t k, const G
         break;
       }
     }
+    // Where neither can be, as with few stages to a tile, everything is cut.
+    if (plans.empty()) add(blocks, 0);
   }
   return plans;
 }
 
 Sm120Plan sm120_predict(const Sm120Plan& plan, int64_t m, int64_t n, int64_t k, const Gpu& gpu) {
-  check(plan.shape >= 0 && plan.shape < static_cast<int>(sm120_shapes().size()) && plan.blocks > 0,
-        "sm120_predict: got shape ", plan.shape, " and ", plan.blocks, " thread blocks");
+  check(plan.blocks > 0, "sm120_predict: got ", plan.blocks, " thread blocks, wanted 1 or more");
   Sm120Plan result = plan;
   predict(result, m, n, k, gpu);
   return result;
@@ -166,14 +178,14 @@ Sm120Plan sm120_choose(int64_t m, int64_t n, int64_t k, const Gpu& gpu) {
 }
 
 int64_t sm120_partial_bytes(const Sm120Plan& plan, int64_t m, int64_t n, int64_t k) {
-  const Sm120Shape& shape = sm120_shapes()[static_cast<size_t>(plan.shape)];
+  const Sm120Shape& shape = shape_of(plan);
   const Work work = work_of(shape, m, n, k);
   const int64_t slots = plan.whole == work.tiles() ? 0 : 2 * int64_t{plan.blocks};
   return slots * kUnitRows * shape.tokens * 4;
 }
 
 int64_t sm120_arrivals(const Sm120Plan& plan, int64_t m, int64_t n, int64_t k) {
-  const Sm120Shape& shape = sm120_shapes()[static_cast<size_t>(plan.shape)];
+  const Sm120Shape& shape = shape_of(plan);
   const Work work = work_of(shape, m, n, k);
   return plan.whole == work.tiles() ? 0 : work.tiles() * shape.warps;
 }

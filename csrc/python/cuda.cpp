@@ -135,6 +135,7 @@ void define_cuda(py::module_ m) {
         "As cpu.swizzle_scales.");
   m.def("unswizzle_scales", &unswizzle_scales, NoGil(), "swizzled"_a, "rows"_a, "groups"_a, "plain"_a, "stream"_a,
         "As cpu.unswizzle_scales.");
+  m.def("driver_refusal", &nvfp4::cuda::driver_refusal, "Why the driver cannot serve this library, or \"\".");
   m.def("gpu", &nvfp4::cuda::gpu, "index"_a, "What the driver says of a GPU.");
   m.def("emulation", &nvfp4::cuda::emulation,
         "What stands in for SM120's FP4 instruction: '' (nothing), 'model', 'surrogate' or 'disturbed'.");

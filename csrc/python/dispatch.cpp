@@ -30,8 +30,8 @@ void define_dispatch(py::module_ m) {
       .def_readonly("group", &Sm120Plan::group)
       .def_readonly("seconds", &Sm120Plan::seconds)
       .def_readonly("bound", &Sm120Plan::bound)
-      .def_property_readonly("name",
-                             [](const Sm120Plan& plan) { return sm120_shapes()[static_cast<size_t>(plan.shape)].name; })
+      .def_property_readonly(
+          "name", [](const Sm120Plan& plan) { return sm120_shapes().at(static_cast<size_t>(plan.shape)).name; })
       .def("__repr__", &sm120_describe);
   m.def(
       "sm120_shapes",

@@ -36,9 +36,12 @@ _kernels: Any = getattr(_C, "cuda", None)
 def _refusal() -> str:
     """Why no GPU here is served, or an empty string. The GPUs of a process do not change."""
     if _kernels is None:
-        return "this build has no CUDA part (no nvcc was found or NVFP4_CUDA=OFF when it was built)"
+        return "this build has no CUDA part (no nvcc was found, it was too old, or NVFP4_CUDA=OFF when it was built)"
     if not torch.cuda.is_available():
         return "torch sees no GPU"
+    refusal: str = _kernels.driver_refusal()
+    if refusal:
+        return refusal
     built = ";".join(_kernels.built_archs())
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
@@ -48,6 +51,12 @@ def _refusal() -> str:
     return ""
 
 
+def _aligned(t: Tensor) -> Tensor:
+    """The tensor, contiguous and beginning at a multiple of 16 bytes: kernels load whole words."""
+    t = t.contiguous()
+    return t if t.data_ptr() % 16 == 0 else t.clone()
+
+
 class CudaBackend(Backend):
     """Compiled kernels for Hopper (SM90) and the SM120 family."""
 
@@ -55,11 +64,12 @@ class CudaBackend(Backend):
 
     def supports(self, desc: Desc) -> tuple[bool, str]:
         """Quantising, dequantising and the scales' layouts; on SM120 also products of quantised activations."""
+        if _kernels is not None and desc.device != "cuda":
+            # Said first: asking torch for its GPUs would initialise CUDA in a process that only uses the CPU.
+            return False, f"tensors are on {desc.device}, the kernels need the GPU"
         refusal = _refusal() or refused_by_contract(desc)
         if refusal:
             return False, refusal
-        if desc.device != "cuda":
-            return False, f"tensors are on {desc.device}, the kernels need the GPU"
         if desc.layout == "n16k64":
             return False, "n16k64 is the layout of the CPU's kernels"
         if desc.op == "dequantize" and desc.layout == "n128k128":
@@ -115,7 +125,7 @@ class CudaBackend(Backend):
             packed, scale = self.from_tiles(packed, shape[0], shape[1], layout)
             layout = "plain"
         out = torch.empty(shape, dtype=dtype, device=packed.device)
-        packed, scale, global_scale = packed.contiguous(), scale.contiguous(), global_scale.contiguous()
+        packed, scale, global_scale = _aligned(packed), scale.contiguous(), global_scale.contiguous()
         with torch.cuda.device(packed.device):
             _kernels.dequantize(
                 packed.data_ptr(), scale.data_ptr(), SCALE_LAYOUT_CODES[layout], global_scale.data_ptr(),
@@ -177,7 +187,7 @@ class CudaBackend(Backend):
 
     def _units(self, packed: Tensor, scale: Tensor, n: int, layout: str) -> Tensor:
         if layout == "n128k128":
-            return packed.contiguous()
+            return _aligned(packed)
         if layout == "128x4":
             scale = self.unswizzle_scales(scale, n, packed.shape[1] * 2 // GROUP_SIZE)
         return self._to_units(packed, scale)
@@ -191,7 +201,7 @@ class CudaBackend(Backend):
     def _to_units(self, packed: Tensor, scale: Tensor) -> Tensor:
         n, k = packed.shape[0], packed.shape[1] * 2
         units = torch.empty(layouts.tiles_shape(n, k, "n128k128"), dtype=torch.uint8, device=packed.device)
-        packed, scale = packed.contiguous(), scale.contiguous()
+        packed, scale = _aligned(packed), scale.contiguous()
         with torch.cuda.device(packed.device):
             stream = torch.cuda.current_stream().cuda_stream
             _kernels.to_units(packed.data_ptr(), scale.data_ptr(), n, k, units.data_ptr(), stream)
@@ -201,7 +211,7 @@ class CudaBackend(Backend):
         """The plain bytes of units."""
         packed = torch.empty((n, k // 2), dtype=torch.uint8, device=tiles.device)
         scale = torch.empty((n, k // GROUP_SIZE), dtype=torch.uint8, device=tiles.device)
-        tiles = tiles.contiguous()
+        tiles = _aligned(tiles)
         with torch.cuda.device(tiles.device):
             stream = torch.cuda.current_stream().cuda_stream
             _kernels.from_units(tiles.data_ptr(), n, k, packed.data_ptr(), scale.data_ptr(), stream)

@@ -156,6 +156,24 @@ def _multiply(
     )  # fmt: skip
 
 
+_ROWS = 8  # of the weight, whose results a token's chunk of the output holds
+
+
+def _padded_rows(n: int, bias: Tensor | None, global_scale: Tensor) -> tuple[int, Tensor | None, Tensor]:
+    """N as a multiple of eight, and what has an element a row filled up to it. Units are padded further anyway."""
+    extra = -n % _ROWS
+    if bias is not None:
+        bias = torch.nn.functional.pad(bias, (0, extra))
+    if global_scale.dim() > 1:
+        global_scale = torch.nn.functional.pad(global_scale, (0, 0, 0, extra), value=1.0)
+    return n + extra, bias, global_scale
+
+
+def _no_columns(out: Tensor, bias: Tensor | None) -> Tensor:
+    """The product over no columns at all."""
+    return out.zero_() if bias is None else out.copy_(bias.float().expand(out.shape))
+
+
 def _ones(device: torch.device) -> Tensor:
     return torch.ones(1, dtype=torch.float32, device=device)
 
@@ -168,11 +186,17 @@ def linear(
 
     A weight with a global scale a row takes a third step: its products are scaled and rounded by torch.
     """
+    if out_features % _ROWS:
+        n, bias, weight_global_scale = _padded_rows(out_features, bias, weight_global_scale)
+        y = linear(x, units, weight_global_scale, input_global_scale, bias, n, activations)
+        return y[..., :out_features].contiguous()
     *lead, k = x.shape
     out = x.new_empty(*lead, out_features)
     x, m, stride = as_rows(x)
     if out.numel() == 0:
         return out
+    if k == 0:
+        return _no_columns(out, bias)
     if weight_global_scale.dim() > 1:
         g_x = _global_scale_of(x, input_global_scale, activations)
         a = torch.ops.nvfp4.quantize.default(x.reshape(m, k), g_x, "row", "nvfp4", "plain")
@@ -208,6 +232,10 @@ def matmul(
     bias: Tensor | None, n: int, out_dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
     """y [..., N] of quantised a [..., K] (plain) and a weight in units."""
+    if n % _ROWS:
+        padded, bias, b_global_scale = _padded_rows(n, bias, b_global_scale)
+        y = matmul(a_packed, a_scale, a_global_scale, units, b_global_scale, bias, padded, out_dtype)
+        return y[..., :n].contiguous()
     lead, k = a_packed.shape[:-1], a_packed.shape[-1] * 2
     m = lead.numel()
     device = a_packed.device
@@ -215,6 +243,8 @@ def matmul(
     out = torch.empty((*lead, n), dtype=torch.float32 if scaled_here else out_dtype, device=device)
     if out.numel() == 0:
         return out.to(out_dtype)
+    if k == 0:
+        return _no_columns(out, bias).to(out_dtype)
     how = plan(m, n, k, device.index)
     w = _workspace(how, m, n, k, device)
     a_packed, a_scale = a_packed.reshape(m, k // 2).contiguous(), a_scale.contiguous()

@@ -48,7 +48,7 @@ class NVFP4Linear(nn.Linear):
         device: where the bytes are.
         dtype: of the bias, and what `.weight.dtype` says; float32, float16 or bfloat16.
         static: hold one calibrated `input_global_scale`. Otherwise every token's own is computed, so that a token's
-            result does not depend on its neighbours.
+            result does not depend on its neighbours (on an SM120: in batches of up to 256 tokens).
 
     Raises:
         TypeError: the dtype is none of the three.

@@ -5,9 +5,23 @@ Shared memory has 32 banks of four bytes, and a wavefront takes one word of each
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 LANES = range(32)
+SM120 = Path(__file__).resolve().parents[2] / "csrc" / "cuda" / "sm120"
+
+
+def test_the_formulas_are_the_kernels() -> None:
+    """Word for word, so that a change there must come here."""
+    fragments, epilogue = ((SM120 / name).read_text() for name in ("fragments.cuh", "epilogue.cuh"))
+    assert "down * Tile::kRowAtoms * 512 + lane * 16;" in fragments
+    assert "down * (Tile::kRowAtoms / 2) * 128 + lane * 4;" in fragments
+    assert "const int chunk = lane / 8 % 2 ^ token / 2 % 4;" in fragments
+    assert "+ token * 64 + chunk * 16;" in fragments
+    assert "tokens[1] = tokens[0] ^ 32u;" in fragments
+    assert "return base + token * kChunks * 16 + (chunk ^ token * kChunks / 8 % kChunks) * 16;" in epilogue
 
 
 def wavefronts(addresses: list[int], width: int) -> int:

@@ -28,7 +28,7 @@ def test_the_main_loop_keeps_its_budget(name: str) -> None:
     kernel, budget = sass.kernels()[name], BUDGET[name]
     assert kernel.ommas > 0
     assert kernel.per_omma <= budget["instructions_per_omma"], kernel.classes()
-    assert kernel.load_to_use >= budget["load_to_use"]
+    assert kernel.load_to_use >= budget.get("load_to_use", 0)  # none where ptxas leaves loads at their use
     assert kernel.registers <= budget["registers"]
 
 

@@ -95,9 +95,10 @@ def ulp_distance(a: torch.Tensor, b: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("activation", ["gelu_tanh", "gelu", "silu"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_gated_activations(activation, dtype) -> None:
+@pytest.mark.parametrize("n", [512, 160])  # 160: five groups of outputs, padded to eight
+def test_gated_activations(activation, dtype, n) -> None:
     """Within a unit of the last place of a float64 evaluation; and quantised again bit for bit."""
-    m, n, k = 70, 512, 256
+    m, k = 70, 256
     a, b = sm120.on_gpu(exact_operand(m, k, "row")), sm120.on_gpu(exact_operand(n, k))
     a = NVFP4Tensor(a.packed, a.scale, a.global_scale * 2.0**7, a.shape)
     up_scale = b.global_scale * 2
@@ -185,6 +186,32 @@ def test_a_token_does_not_depend_on_its_neighbours() -> None:
         assert torch.equal(nvfp4.linear(x[:m], w, granularity="row"), wanted[:m]), m
 
 
+@pytest.mark.parametrize("n", [1, 10, 131, 257])
+def test_any_number_of_rows(n) -> None:
+    """The kernels write chunks of eight."""
+    x, bias = outliers(20, 256, torch.bfloat16).cuda(), torch.randn(n, device="cuda")
+    w = sm120.on_gpu(exact_operand(n, 256))
+    a = nvfp4.quantize(x, granularity="row")
+    one = NVFP4Tensor(a.packed, (a.scale.float() * 0 + 1).to(torch.float8_e4m3fn), a.global_scale, a.shape)
+    wanted = reference.matmul(one, w, bias)
+    assert torch.equal(nvfp4.matmul(one, w, bias), wanted)
+    assert torch.equal(nvfp4.linear(x, w, bias), nvfp4.matmul(a, w, bias))
+    assert nvfp4.linear(x, w, bias).is_contiguous()
+
+
+def test_no_columns_and_misaligned_bytes() -> None:
+    bias = torch.randn(16, device="cuda")
+    nothing = sm120.on_gpu(exact_operand(16, 0))
+    assert torch.equal(nvfp4.linear(torch.empty(3, 0, device="cuda"), nothing, bias), bias.expand(3, 16))
+    w = sm120.on_gpu(exact_operand(48, 256))
+    buffer = torch.empty(w.packed.numel() + 1, dtype=torch.uint8, device="cuda")
+    buffer[1:].view_as(w.packed).copy_(w.packed)
+    odd = NVFP4Tensor(buffer[1:].view_as(w.packed), w.scale, w.global_scale, w.shape)
+    x = outliers(5, 256, torch.bfloat16).cuda()
+    assert torch.equal(nvfp4.linear(x, odd), nvfp4.linear(x, w))
+    assert torch.equal(odd.dequantize(torch.float32), w.dequantize(torch.float32))
+
+
 def test_nan_stays_in_its_token() -> None:
     x = outliers(40, 256, torch.bfloat16).cuda()
     w = sm120.on_gpu(quantized(136, 256))
@@ -232,6 +259,11 @@ def test_two_kernels_and_no_waiting() -> None:
     w = nvfp4.to_layout(sm120.on_gpu(quantized(136, 256)), "n128k128")
     scale = torch.tensor([300.0], device="cuda")
     nvfp4.linear(x, w, input_global_scale=scale)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        nvfp4.linear(x, w, input_global_scale=scale)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities) as p:
         nvfp4.linear(x, w, input_global_scale=scale)

@@ -136,8 +136,8 @@ MUTANTS = [
         "up-alpha",
         "model",
         "csrc/cuda/sm120/epilogue.cuh",
-        "high[i] = __ldg(up + index);",
-        "high[i] = __ldg(p.alpha + index);",
+        "high[i] = __ldcg(up + index);",
+        "high[i] = __ldcg(p.alpha + index);",
     ),
     Mutant(
         "token-tail",
@@ -152,6 +152,13 @@ MUTANTS = [
         "csrc/cuda/sm120/epilogue.cuh",
         "min(first_token + i * kWarp + lane, p.m - 1)",
         "min(first_token + i * kWarp + (lane ^ 1), p.m - 1)",
+    ),
+    Mutant(
+        "dependency-wait-dropped",
+        "model",
+        "csrc/cuda/sm120/gemm.cuh",
+        "  ptx::wait_for_dependencies();\n  int first = Tile::kStages;",
+        "  int first = Tile::kStages;",
     ),
 ]
 

@@ -51,8 +51,8 @@ struct Alphas {
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const int index = p.alpha_per_token ? min(first_token + i * kWarp + lane, p.m - 1) : 0;
-      low[i] = __ldg(p.alpha + index);
-      high[i] = __ldg(up + index);
+      low[i] = __ldcg(p.alpha + index);
+      high[i] = __ldcg(up + index);
     }
   }
 
@@ -253,7 +253,13 @@ struct Output {
         }
       }
       *reinterpret_cast<uint2*>(p.out_packed + int64_t{row} * p.out_pitch + output / 2) = codes;
-      p.out_scale[swizzled_offset(row, output / kGroupSize, outputs / kGroupSize, 32)] = static_cast<uint8_t>(byte);
+      const int groups = outputs / kGroupSize;
+      p.out_scale[swizzled_offset(row, output / kGroupSize, groups, 32)] = static_cast<uint8_t>(byte);
+      // Behind a row's last block, the zeros that pad its scales to four groups: NaN there would poison the next
+      // product.
+      for (int pad = groups; output + kGroupSize == outputs && pad % 4 != 0; ++pad) {
+        p.out_scale[swizzled_offset(row, pad, groups, 32)] = 0;
+      }
     }
   }
 

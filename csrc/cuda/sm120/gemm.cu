@@ -38,6 +38,9 @@ void check_problem(const GpuGemmProblem& p) {
   check_pointer("a_scale", p.a_scale, 16);
   check_pointer("b_units", p.b_units, 16);
   check_pointer("alpha", p.alpha, 4);
+  if (p.up_alpha != nullptr) check_pointer("up_alpha", p.up_alpha, 4);
+  if (p.bias != nullptr) check_pointer("bias", p.bias, p.bias_dtype == DType::kFloat32 ? 4 : 2);
+  if (p.residual != nullptr) check_pointer("residual", p.residual, 16);
   check(p.a_pitch % 16 == 0 && p.a_pitch >= p.k / 2, "gemm: got ", p.a_pitch, " bytes from row to row of a_packed, ",
         "wanted a multiple of 16 that holds ", p.k / 2);
   const bool gated = p.activation != Activation::kNone, narrow = p.out_dtype != DType::kFloat32;

@@ -34,6 +34,7 @@ __device__ __forceinline__ bool sum_parts(Accumulators<Tile>& sums, const Argume
   if (lane == 0) {
     before = ptx::count_arrival(p.arrivals + int64_t{segment.tile} * Tile::kWarps + warp, segment.parts - 1u);
   }
+  __syncwarp();
   if (__shfl_sync(0xFFFFFFFFu, before, 0) + 1 != segment.parts) return false;
 #pragma unroll
   for (int i = 0; i < kVectors * 4; ++i) sums[i / 4 / Tile::kTokenAtoms][i / 4 % Tile::kTokenAtoms][i % 4] = 0.0f;

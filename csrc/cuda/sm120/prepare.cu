@@ -1,6 +1,7 @@
 // Operands into the layouts the matrix product reads. A thread a word, or a byte where words are not aligned.
 #include "cuda/divide.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/ptx/launch_control.cuh"
 #include "nvfp4/cuda.h"
 
 namespace nvfp4::cuda {
@@ -53,6 +54,7 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     write_tokens(const uint8_t* scale, int64_t rows, int64_t groups, int64_t bytes, const float* global_scale,
                  bool per_row, uint8_t* swizzled, GemmPreparation gemm) {
+  ptx::launch_dependents();
   int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index < bytes) {
     const int64_t padded = round_up(groups, 4), row = index / padded, group = index - row * padded;

@@ -11,8 +11,13 @@ using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*
 Encode driver_function() {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
-  check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
-             "asking the driver for cuTensorMapEncodeTiled");
+  constexpr char kName[] = "cuTensorMapEncodeTiled";
+#if CUDART_VERSION >= 12050
+  const cudaError_t status = cudaGetDriverEntryPointByVersion(kName, &function, 12000, cudaEnableDefault, &found);
+#else
+  const cudaError_t status = cudaGetDriverEntryPoint(kName, &function, cudaEnableDefault, &found);
+#endif
+  check_cuda(status, "asking the driver for cuTensorMapEncodeTiled");
   check(found == cudaDriverEntryPointSuccess,
         "the driver has no cuTensorMapEncodeTiled; wanted one for CUDA 12 or later");
   return reinterpret_cast<Encode>(function);

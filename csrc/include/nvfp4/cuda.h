@@ -21,6 +21,9 @@ using Stream = void*;  // a cudaStream_t
 // Architectures whose code this library holds, such as "90a" and "120f"; empty without the CUDA part.
 std::vector<std::string> built_archs();
 
+// Why the driver here cannot serve this library, or an empty string.
+std::string driver_refusal();
+
 // Whether code of this library runs on a GPU of this compute capability.
 bool runs_on(int major, int minor);
 
