@@ -100,12 +100,15 @@ def _environment() -> list[dict[str, str]]:
 
 
 def _descs(device: str) -> list[backends.Desc]:
+    """Every op as it is used there: weights in the layout their kernels read."""
+    layout = "n16k64" if device == "cpu" else "n128k128"
     descs = []
     for op in backends.OPS:
         if op == "linear":
             for activations in ("row", "static", "none"):
-                layout = "n16k64" if device == "cpu" else "plain"
                 descs.append(backends.Desc(op, device, layout=layout, activations=activations))
+        elif op == "tiles":
+            descs.append(backends.Desc(op, device, layout=layout))
         else:
             descs.append(backends.Desc(op, device))
     return descs
