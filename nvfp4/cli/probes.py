@@ -105,8 +105,8 @@ def _descs(device: str) -> list[backends.Desc]:
     descs = []
     for op in backends.OPS:
         if op == "linear":
-            for activations in ("row", "static", "none"):
-                descs.append(backends.Desc(op, device, layout=layout, activations=activations))
+            kinds = ("row", "static", "none")
+            descs += [backends.Desc(op, device, layout=layout, activations=activations) for activations in kinds]
         elif op == "tiles":
             descs.append(backends.Desc(op, device, layout=layout))
         else:
