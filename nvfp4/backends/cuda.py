@@ -64,7 +64,7 @@ class CudaBackend(Backend):
 
     def supports(self, desc: Desc) -> tuple[bool, str]:
         """Quantising, dequantising and the scales' layouts; on SM120 also products of quantised activations."""
-        if _kernels is not None and desc.device != "cuda":
+        if desc.device != "cuda":
             # Said first: asking torch for its GPUs would initialise CUDA in a process that only uses the CPU.
             return False, f"tensors are on {desc.device}, the kernels need the GPU"
         refusal = _refusal() or refused_by_contract(desc)

@@ -40,8 +40,4 @@ __device__ __forceinline__ void tensor_copy(uint32_t shared, const CUtensorMap& 
       : "memory");
 }
 
-__device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
-
 }  // namespace nvfp4::ptx

@@ -21,7 +21,13 @@ const Instance& instance(int shape) {
   static const Instance instances[] = {sm120::streaming8(),     sm120::streaming16(),     sm120::streaming32(),
                                        sm120::streaming64(),    sm120::tile128x128x128(), sm120::tile128x128x256(),
                                        sm120::tile256x128x128()};
-  return instances[shape];
+  // The choice of a kernel reasons with the numbers of its own table: they are the kernels'.
+  const Instance& found = instances[shape];
+  const dispatch::Sm120Shape& said = dispatch::sm120_shapes()[static_cast<size_t>(shape)];
+  check(found.tokens == said.tokens && found.units == said.units && found.stages == said.stages &&
+            found.warps == said.warps,
+        "gemm: dispatch/sm120_choice.cpp says other numbers of ", said.name, " than its kernel");
+  return found;
 #else
   throw Error(message("gemm: shape ", shape, " is for the SM120 family, which this library was not built for"));
 #endif

@@ -2,6 +2,6 @@
 
 namespace nvfp4::cuda::sm120 {
 
-Instance streaming16() { return instance_of<Streaming16>("stream-16"); }
+Instance streaming16() { return instance_of<Streaming16>(); }
 
 }  // namespace nvfp4::cuda::sm120

@@ -2,6 +2,6 @@
 
 namespace nvfp4::cuda::sm120 {
 
-Instance streaming32() { return instance_of<Streaming32>("stream-32"); }
+Instance streaming32() { return instance_of<Streaming32>(); }
 
 }  // namespace nvfp4::cuda::sm120

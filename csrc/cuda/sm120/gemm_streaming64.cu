@@ -2,6 +2,6 @@
 
 namespace nvfp4::cuda::sm120 {
 
-Instance streaming64() { return instance_of<Streaming64>("stream-64"); }
+Instance streaming64() { return instance_of<Streaming64>(); }
 
 }  // namespace nvfp4::cuda::sm120

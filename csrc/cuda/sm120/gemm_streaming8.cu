@@ -2,6 +2,6 @@
 
 namespace nvfp4::cuda::sm120 {
 
-Instance streaming8() { return instance_of<Streaming8>("stream-8"); }
+Instance streaming8() { return instance_of<Streaming8>(); }
 
 }  // namespace nvfp4::cuda::sm120

@@ -2,6 +2,6 @@
 
 namespace nvfp4::cuda::sm120 {
 
-Instance tile128x128x128() { return instance_of<Tile128x128x128>("128x128x128"); }
+Instance tile128x128x128() { return instance_of<Tile128x128x128>(); }
 
 }  // namespace nvfp4::cuda::sm120

@@ -2,6 +2,6 @@
 
 namespace nvfp4::cuda::sm120 {
 
-Instance tile128x128x256() { return instance_of<Tile128x128x256>("128x128x256"); }
+Instance tile128x128x256() { return instance_of<Tile128x128x256>(); }
 
 }  // namespace nvfp4::cuda::sm120

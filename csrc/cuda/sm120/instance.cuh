@@ -31,8 +31,8 @@ void launch_instance(const TokenMaps& maps, const Arguments& arguments, int bloc
 }
 
 template <typename Tile>
-constexpr Instance instance_of(const char* name) {
-  return {name, Tile::kTokens, Tile::kUnits, Tile::kStages, Tile::kWarps, Tile::kSharedBytes, &launch_instance<Tile>};
+constexpr Instance instance_of() {
+  return {Tile::kTokens, Tile::kUnits, Tile::kStages, Tile::kWarps, &launch_instance<Tile>};
 }
 
 }  // namespace nvfp4::cuda::sm120

@@ -11,12 +11,7 @@
 namespace nvfp4::cuda::sm120 {
 
 struct Instance {
-  const char* name;
-  int tokens;  // of a tile
-  int units;   // of 128 columns, of a stage
-  int stages;
-  int warps;         // that multiply
-  int shared_bytes;  // of a thread block
+  int tokens, units, stages, warps;  // as dispatch::Sm120Shape has them
   void (*launch)(const TokenMaps&, const Arguments&, int blocks, bool programmatic, cudaStream_t);
 };
 
