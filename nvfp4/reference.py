@@ -6,8 +6,9 @@ Formulas: compressed-tensors 0.20 (`calculate_qparams`, `generate_gparam`, `cast
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,10 +18,13 @@ from nvfp4.formats import E2M1_MAX, E4M3_MAX, GROUP_SIZE, SCALE_RANGE, ZERO_BLOC
 from nvfp4.tensor import NVFP4Tensor
 
 __all__ = [
+    "ACTIVATIONS",
+    "Activation",
     "Granularity",
     "Scheme",
     "alpha",
     "dequantize",
+    "gated_activation",
     "global_scale_of",
     "linear",
     "matmul",
@@ -30,6 +34,10 @@ __all__ = [
 
 Granularity = Literal["tensor", "row"]
 Scheme = Literal["nvfp4", "compressed-tensors"]
+Activation = Literal["gelu_tanh", "gelu", "silu"]
+
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+"""Of a gated MLP: GELU by its tanh approximation (Gemma), GELU by erf, SiLU (Llama)."""
 
 
 def _blocks(x: Tensor) -> Tensor:
@@ -183,3 +191,28 @@ def linear(x: Tensor, weight: NVFP4Tensor, bias: Tensor | None = None) -> Tensor
     with _full_precision(x.device):
         acc = x.double() @ unscaled(weight).double().T
     return _finish(acc, alpha(weight.global_scale.flatten()), bias, x.dtype)
+
+
+def gated_activation(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+    """act(gate) * up, evaluated in float64 and rounded once to gate's dtype.
+
+    Both are rounded before, as if a product had written them; act(gate) is not rounded in between.
+
+    Args:
+        gate: [...], floating point.
+        up: as gate.
+        activation: ``gelu_tanh``, ``gelu`` (by erf) or ``silu``.
+
+    Returns:
+        [...] in gate's dtype.
+    """
+    x = gate.double()
+    if activation == "gelu":
+        # By erfc, which does not cancel for negative x.
+        value = 0.5 * x * torch.special.erfc(-math.sqrt(0.5) * x)
+    elif activation == "gelu_tanh":
+        # (1 + tanh(u)) / 2 is the logistic function of 2u.
+        value = x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    else:
+        value = x * torch.sigmoid(x)
+    return (value * up.double()).to(gate.dtype)

@@ -216,3 +216,22 @@ def test_tiles_of_another_k_are_refused() -> None:
     assert torch.ops.nvfp4.linear.default(torch.randn(2, 96), *args).shape == (2, 48)
     with pytest.raises(ValueError, match=r"scale: got shape \(0, 6\), wanted \(0, 5\)"):
         torch.ops.nvfp4.linear.default(torch.randn(2, 80), *args)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+def test_gated_activations_are_torchs_in_float64(activation, dtype) -> None:
+    gate, up = (torch.randn(2, 2000) * 4).to(dtype)
+    gate[:4] = torch.tensor([0.0, -0.0, -60.0, 300.0])
+    act = {
+        "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+        "gelu": torch.nn.functional.gelu,
+        "silu": torch.nn.functional.silu,
+    }[activation]
+    got = reference.gated_activation(gate, up, activation)
+    assert got.dtype == dtype
+    wanted = act(gate.double()) * up.double()
+    # torch's forms cancel for negative gates, by at most an eps of the gate, which stands before the factor of up.
+    error = (got.double() - wanted).abs()
+    bound = torch.finfo(dtype).eps / 2 * wanted.abs() + 2.0**-50 * (gate * up).double().abs() + torch.finfo(dtype).tiny
+    assert bool((error <= bound).all())
