@@ -161,6 +161,11 @@ class _Cuda(Protocol):
         zeros: int,
         zero_count: int,
         stream: int,
+        up_global_scale: int = 0,
+        up_alpha: int = 0,
+        next_input_global_scale: int = 0,
+        next_weight_global_scale: int = 0,
+        next_alpha: int = 0,
     ) -> None: ...
     def prepare_tokens(
         self,

@@ -27,11 +27,12 @@ from nvfp4.functional import (
     unswizzle_scales,
 )
 from nvfp4.metrics import evaluate
-from nvfp4.nn import NVFP4Linear, Recipe, prepare
+from nvfp4.nn import GatedMLP, NVFP4Linear, Recipe, prepare
 from nvfp4.ptq import quantize_model
 from nvfp4.tensor import NVFP4Tensor
 
 __all__ = [
+    "GatedMLP",
     "NVFP4Linear",
     "NVFP4Tensor",
     "Recipe",

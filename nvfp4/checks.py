@@ -10,13 +10,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nvfp4 import reference
 from nvfp4.formats import GROUP_SIZE, check_group_multiple
+from nvfp4.gated import GatedWeights
 from nvfp4.layout import LAYOUTS, TILE_BYTES, TILED_LAYOUTS, swizzled_shape, tiles_shape
 
 __all__ = [
     "ACTIVATIONS",
     "check_choice",
     "check_dequantize",
+    "check_gated_mlp",
     "check_linear",
     "check_matmul",
     "check_pack",
@@ -29,6 +32,7 @@ __all__ = [
 ]
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
 ACTIVATIONS = ("row", "tensor", "static", "none")
 
 
@@ -239,6 +243,39 @@ def check_linear(
     if input_global_scale is not None:
         _global_scale("linear: input_global_scale", input_global_scale, x, None)
     _bias(bias, out_features, x)
+
+
+def check_gated_mlp(
+    x: Tensor,
+    weights: GatedWeights,
+    input_global_scale: Tensor | None,
+    down_input_global_scale: Tensor | None,
+    activation: str,
+    activations: str,
+) -> None:
+    """Arguments of the op gated_mlp."""
+    w, op = weights, "gated_mlp"
+    _dtype(f"{op}: x", x, FLOATS, "cast it first")
+    k = _last(f"{op}: x", x)
+    check_choice(f"{op}: activation", activation, reference.ACTIVATIONS)
+    check_choice(f"{op}: activations", activations, ("row", "tensor", "none"))
+    check_group_multiple(w.intermediate, f"{op}: intermediate")
+    _operand(f"{op}: gate_up", w.gate_up, w.gate_up_scale, (2 * w.intermediate, k), w.layout)
+    _operand(f"{op}: down", w.down, w.down_scale, (w.out_features, w.intermediate), w.layout)
+    for name, weight in (("gate_up", w.gate_up), ("down", w.down)):
+        _device(f"{op}: {name}", weight, x)
+    scales = {"gate": w.gate_global_scale, "up": w.up_global_scale, "down": w.down_global_scale}
+    for name, scale in scales.items():
+        _global_scale(f"{op}: {name}_global_scale", scale, x, None)
+    given = {"input_global_scale": input_global_scale, "down_input_global_scale": down_input_global_scale}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if activations == "none":
+            raise ValueError(f"{op}: {name}: got one with activations 'none', which quantises no input; pass None")
+        _global_scale(f"{op}: {name}", value, x, None)
+    _bias(w.gate_up_bias, 2 * w.intermediate, x)
+    _bias(w.down_bias, w.out_features, x)
 
 
 def check_pack(codes: Tensor) -> None:

@@ -215,4 +215,5 @@ def gated_activation(gate: Tensor, up: Tensor, activation: Activation) -> Tensor
         value = x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     else:
         value = x * torch.sigmoid(x)
-    return (value * up.double()).to(gate.dtype)
+    result: Tensor = value * up.double()
+    return result.to(gate.dtype)

@@ -43,6 +43,7 @@ def uniform(ids):
     return torch.zeros(*ids.shape, 7)
 
 calls = {
+    "GatedMLP": lambda: nvfp4.GatedMLP(64, 32),
     "NVFP4Linear": lambda: nvfp4.NVFP4Linear.from_linear(torch.nn.Linear(64, 32)),
     "NVFP4Tensor": lambda: nvfp4.NVFP4Tensor(weight.packed, weight.scale, weight.global_scale, weight.shape),
     "Recipe": lambda: nvfp4.Recipe.preset("gemma-mlp"),

@@ -26,7 +26,7 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
     def u(t: nvfp4.NVFP4Tensor) -> Tensor:
         return t.scale.view(torch.uint8)
 
-    bias = torch.randn(48)
+    bias, gates, w2 = torch.randn(48), quantized(96, 64), quantized(48, 48)
     return [
         ("quantize", (x, None, "row", "nvfp4", "128x4")),
         ("quantize", (x.view(1, 5, 64).expand(2, 5, 64), None, "row", "nvfp4", "plain")),
@@ -44,6 +44,13 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
                 bias.clone().requires_grad_(), 48, "n16k64", "none",
             ),
         ),
+        (
+            "gated_mlp",
+            (
+                x, gates.packed, u(gates), gates.global_scale, w.global_scale, None, w2.packed, u(w2), w2.global_scale,
+                bias, 48, 48, "plain", None, torch.ones(1), "silu", "row",
+            ),
+        ),
         ("pack", (torch.randint(0, 16, (3, 8), dtype=torch.uint8),)),
         ("unpack", (torch.randint(0, 256, (3, 8), dtype=torch.uint8),)),
         ("swizzle_scales", (u(a),)),
@@ -57,7 +64,7 @@ def test_every_op_has_a_sample() -> None:
     assert {name for name, _ in samples()} == set(ops.OP_NAMES)
 
 
-@pytest.mark.parametrize("index", range(16))
+@pytest.mark.parametrize("index", range(17))
 def test_opcheck(index: int, backend: str) -> None:
     name, args = samples()[index]
     opcheck(getattr(nvfp4_ops, name).default, args)

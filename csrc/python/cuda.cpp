@@ -40,11 +40,18 @@ GemmPreparation preparation(Address weight_global_scale, Address alpha, Address 
 
 void quantize_tokens(Address x, int dtype, int64_t rows, int64_t cols, int64_t row_stride, int mode,
                      Address global_scale, Address packed, int64_t packed_pitch, Address scale, Address workspace,
-                     Address weight_global_scale, Address alpha, Address zeros, int64_t zero_count, Address stream) {
+                     Address weight_global_scale, Address alpha, Address zeros, int64_t zero_count, Address stream,
+                     Address up_global_scale, Address up_alpha, Address next_input_global_scale,
+                     Address next_weight_global_scale, Address next_alpha) {
   QuantizeProblem problem = quantize_problem(x, dtype, rows, cols, row_stride, mode, 0, 0, global_scale, packed, scale);
   problem.scale_layout = nvfp4::ScaleLayout::kSwizzled32x4;
   problem.packed_pitch = packed_pitch;
   problem.gemm = preparation(weight_global_scale, alpha, zeros, zero_count);
+  problem.gemm.weight_global_scale[1] = pointer<const float>(up_global_scale);
+  problem.gemm.alpha[1] = pointer<float>(up_alpha);
+  problem.gemm.next_global_scale[0] = pointer<const float>(next_input_global_scale);
+  problem.gemm.next_global_scale[1] = pointer<const float>(next_weight_global_scale);
+  problem.gemm.next_alpha = pointer<float>(next_alpha);
   nvfp4::cuda::quantize(problem, pointer<void>(workspace), stream_of(stream));
 }
 
@@ -142,7 +149,9 @@ void define_cuda(py::module_ m) {
   m.def("gemm_runs_on", &nvfp4::cuda::gemm_runs_on, "major"_a, "minor"_a, "Whether the matrix product is served.");
   m.def("quantize_tokens", &quantize_tokens, NoGil(), "x"_a, "dtype"_a, "rows"_a, "cols"_a, "row_stride"_a, "mode"_a,
         "global_scale"_a, "packed"_a, "packed_pitch"_a, "scale"_a, "workspace"_a, "weight_global_scale"_a, "alpha"_a,
-        "zeros"_a, "zero_count"_a, "stream"_a, "Quantise for a product: scales 32x4, alpha, zeroed counters.");
+        "zeros"_a, "zero_count"_a, "stream"_a, "up_global_scale"_a = 0, "up_alpha"_a = 0,
+        "next_input_global_scale"_a = 0, "next_weight_global_scale"_a = 0, "next_alpha"_a = 0,
+        "Quantise for a product: scales 32x4, alpha, zeroed counters; and the factors of up rows and a next product.");
   m.def("prepare_tokens", &prepare_tokens, NoGil(), "scale"_a, "rows"_a, "groups"_a, "global_scale"_a, "per_row"_a,
         "swizzled"_a, "weight_global_scale"_a, "alpha"_a, "zeros"_a, "zero_count"_a, "stream"_a,
         "The same of tokens that are quantised already.");

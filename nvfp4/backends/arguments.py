@@ -11,6 +11,7 @@ from nvfp4 import layout as layouts
 from nvfp4.formats import GROUP_SIZE
 
 __all__ = [
+    "ACTIVATION_CODES",
     "COMPUTE_ROW",
     "COMPUTE_TENSOR",
     "DTYPE_CODES",
@@ -24,6 +25,7 @@ __all__ = [
 
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 GIVEN_TENSOR, _GIVEN_ROW, COMPUTE_TENSOR, COMPUTE_ROW = 0, 1, 2, 3
+ACTIVATION_CODES = {"gelu_tanh": 1, "gelu": 2, "silu": 3}
 SCHEME_CODES = {"nvfp4": 0, "compressed-tensors": 1}
 SCALE_LAYOUT_CODES = {"plain": 0, "128x4": 1}
 

@@ -8,13 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nvfp4 import reference
+from nvfp4.backends.gated import unfused
 from nvfp4.checks import FLOATS
+from nvfp4.gated import GatedWeights
 
 __all__ = ["NEGATIVE_SCALE", "OPS", "Backend", "Desc", "refused_by_contract"]
 
 NEGATIVE_SCALE = "to_tiles: got a block scale with its sign bit set, wanted scales >= 0; the bytes are damaged"
 
-OPS = ("quantize", "dequantize", "matmul", "linear", "swizzle_scales", "tiles")
+OPS = ("quantize", "dequantize", "matmul", "linear", "gated_mlp", "swizzle_scales", "tiles")
 
 
 class Desc(NamedTuple):
@@ -24,7 +27,7 @@ class Desc(NamedTuple):
         op: one of `OPS`; ``tiles`` is the conversion between plain weights and tiles.
         device: a device type, such as ``cpu`` or ``cuda``.
         dtype: dtype of the floating-point side: the input of quantize and linear, the output of dequantize and matmul.
-        layout: layout of the NVFP4 operand (the weight, for matmul and linear; the result, for quantize).
+        layout: layout of the NVFP4 operand (the weights, for matmul, linear and gated_mlp; the result, for quantize).
         activations: ``row``, ``tensor`` or ``static`` (W4A4: how their global scale comes about), or ``none`` (W4A16).
         scheme: of quantize.
     """
@@ -39,7 +42,7 @@ class Desc(NamedTuple):
     def __str__(self) -> str:
         """The fields that matter to this op."""
         parts = [self.op, self.device, str(self.dtype).removeprefix("torch."), self.layout]
-        if self.op in ("linear", "matmul"):
+        if self.op in ("linear", "matmul", "gated_mlp"):
             parts.append("W4A16" if self.activations == "none" else f"W4A4 ({self.activations})")
         if self.op == "quantize" and self.scheme != "nvfp4":
             parts.append(self.scheme)
@@ -110,6 +113,18 @@ class Backend(ABC):
         activations: str,
     ) -> Tensor:
         """x [..., K] times the weight transposed, quantising x first unless `activations` is ``none``."""
+
+    def gated_mlp(
+        self,
+        x: Tensor,
+        weights: GatedWeights,
+        input_global_scale: Tensor | None,
+        down_input_global_scale: Tensor | None,
+        activation: reference.Activation,
+        activations: str,
+    ) -> Tensor:
+        """down(act(gate x) * up x), by two linears where the backend has nothing better."""
+        return unfused(self, x, weights, input_global_scale, down_input_global_scale, activation, activations)
 
     @abstractmethod
     def swizzle_scales(self, scale: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class CpuBackend(Backend):
         if desc.op == "tiles" and desc.layout == "n128k128":
             return False, "n128k128 is the layout of SM120's kernels"
         note = ""
-        if desc.op in ("linear", "matmul") and desc.layout != "n16k64":
+        if desc.op in ("linear", "matmul", "gated_mlp") and desc.layout != "n16k64":
             note = f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"
         return True, f"C++ {self.isa} kernels{note}"
 

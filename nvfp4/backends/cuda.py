@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nvfp4 import _C
 from nvfp4 import layout as layouts
-from nvfp4.backends import sm120
+from nvfp4.backends import sm120, sm120_gated
 from nvfp4.backends.arguments import (
     COMPUTE_TENSOR,
     DTYPE_CODES,
@@ -25,7 +25,10 @@ from nvfp4.backends.arguments import (
 )
 from nvfp4.backends.base import NEGATIVE_SCALE, Backend, Desc, refused_by_contract
 from nvfp4.backends.calls import record
+from nvfp4.backends.gated import unfused
 from nvfp4.formats import GROUP_SIZE
+from nvfp4.gated import GatedWeights
+from nvfp4.reference import Activation
 
 __all__ = ["CudaBackend"]
 
@@ -74,16 +77,24 @@ class CudaBackend(Backend):
             return False, "n16k64 is the layout of the CPU's kernels"
         if desc.op == "dequantize" and desc.layout == "n128k128":
             return True, "CUDA kernels; the units become plain bytes first"
-        if desc.op not in ("linear", "matmul", "tiles"):
+        if desc.op not in ("linear", "matmul", "gated_mlp", "tiles"):
             return True, f"CUDA kernels for {';'.join(_kernels.built_archs())}"
+        return self._supports_product(desc)
+
+    def _supports_product(self, desc: Desc) -> tuple[bool, str]:
         refusal = sm120.gemm_refusal()
         if refusal:
             return False, refusal
-        if desc.op == "linear" and desc.activations == "none":
+        if desc.op in ("linear", "gated_mlp") and desc.activations == "none":
             return False, "this version of nvfp4 has no CUDA kernels for 16-bit activations (W4A16)"
         if desc.op == "tiles":
             return True, "CUDA kernels; n128k128 is the layout of the products"
         answer = "SM120 kernels"
+        if desc.op == "gated_mlp":
+            if desc.dtype == torch.float32:
+                answer += "; two linears, torch applies the activation to their float32 results"
+            elif desc.activations == "static":
+                answer += ", three launches"
         if _kernels.emulation():
             answer += f", their instruction emulated ({_kernels.emulation()}): a build for tests"
         if desc.layout != "n128k128":
@@ -184,6 +195,26 @@ class CudaBackend(Backend):
         record("cuda/sm120/linear/w4a4")
         units = self._units(weight, weight_scale, out_features, layout)
         return sm120.linear(x, units, weight_global_scale, input_global_scale, bias, out_features, activations)
+
+    def gated_mlp(
+        self,
+        x: Tensor,
+        weights: GatedWeights,
+        input_global_scale: Tensor | None,
+        down_input_global_scale: Tensor | None,
+        activation: Activation,
+        activations: str,
+    ) -> Tensor:
+        """Quantise, gate_up with its activation, down; by two linears where x is float32 or sizes are odd."""
+        if not sm120_gated.is_fused(x, weights):
+            return unfused(self, x, weights, input_global_scale, down_input_global_scale, activation, activations)
+        record("cuda/sm120/gated_mlp")
+        w = weights
+        gate_up = self._units(w.gate_up, w.gate_up_scale, 2 * w.intermediate, w.layout)
+        down = self._units(w.down, w.down_scale, w.out_features, w.layout)
+        return sm120_gated.gated_mlp(
+            x, w, gate_up, down, input_global_scale, down_input_global_scale, activation, activations
+        )
 
     def _units(self, packed: Tensor, scale: Tensor, n: int, layout: str) -> Tensor:
         if layout == "n128k128":

@@ -19,6 +19,9 @@ from nvfp4.backends.arguments import COMPUTE_ROW, COMPUTE_TENSOR, DTYPE_CODES, G
 from nvfp4.formats import GROUP_SIZE
 
 __all__ = [
+    "Epilogue",
+    "Places",
+    "Product",
     "Registers",
     "gemm_refusal",
     "instruction",
@@ -27,7 +30,12 @@ __all__ = [
     "linear",
     "matmul",
     "model",
+    "multiply",
+    "pitch_of",
     "plan",
+    "product",
+    "scale_mode",
+    "token_scale_bytes",
 ]
 
 _kernels: Any = getattr(_C, "cuda", None)
@@ -107,52 +115,93 @@ def plan(m: int, n: int, k: int, index: int) -> Any:
     return _dispatch.sm120_choose(m, n, k, _gpu(index))
 
 
-class _Workspace(NamedTuple):
-    """What the two kernels of a product share: one allocation, by offsets."""
+class Places(NamedTuple):
+    """Where the parts of a workspace lie, in bytes from its beginning, and its size."""
 
-    memory: Tensor
-    pitch: int  # bytes from token to token
-    codes: int
-    scales: int
-    global_scale: int
-    alpha: int
-    amax: int
+    offsets: dict[str, int]
+    total: int
+
+    @classmethod
+    def of(cls, **sizes: int) -> Places:
+        """Parts of these sizes, each aligned."""
+        offsets, total = {}, 0
+        for name, size in sizes.items():
+            offsets[name] = total
+            total += -(-size // _ALIGNMENT) * _ALIGNMENT
+        return cls(offsets, total)
+
+    def allocate(self, device: torch.device) -> tuple[Tensor, dict[str, int]]:
+        """The memory, and the addresses of the parts."""
+        memory = torch.empty(self.total, dtype=torch.uint8, device=device)
+        base = memory.data_ptr()
+        return memory, {name: base + offset for name, offset in self.offsets.items()}
+
+
+def pitch_of(k: int) -> int:
+    """Bytes from token to token of codes: whole 16 bytes, which the copy engine wants."""
+    return -(-k // 32) * 16
+
+
+def token_scale_bytes(m: int, k: int) -> int:
+    """Bytes of tokens' scales in the kernels' order."""
+    size: int = _C.swizzled_bytes(m, k // GROUP_SIZE, _TOKENS_ATOM)
+    return size
+
+
+class Product(NamedTuple):
+    """A product's plan and the sizes of what it needs beside its operands.
+
+    Attributes:
+        plan: how it runs.
+        arrivals: number of counters, 32 bits each, zero before and after.
+        partial_bytes: of partial sums.
+    """
+
+    plan: Any
     arrivals: int
-    arrival_count: int
-    partials: int
-
-    def address(self, offset: int) -> int:
-        return self.memory.data_ptr() + offset
+    partial_bytes: int
 
 
-def _workspace(how: Any, m: int, n: int, k: int, device: torch.device) -> _Workspace:
-    pitch = -(-k // 32) * 16
-    arrivals = _dispatch.sm120_arrivals(how, m, n, k)
-    sizes = (
-        m * pitch,
-        _C.swizzled_bytes(m, k // GROUP_SIZE, _TOKENS_ATOM),
-        m * 4,
-        m * 4,
-        _kernels.WORKSPACE_BYTES,
-        arrivals * 4,
-        _dispatch.sm120_partial_bytes(how, m, n, k),
-    )
-    offsets = [0]
-    for size in sizes:
-        offsets.append(offsets[-1] + -(-size // _ALIGNMENT) * _ALIGNMENT)
-    codes, scales, global_scale, alpha, amax, counters, partials, total = offsets
-    memory = torch.empty(total, dtype=torch.uint8, device=device)
-    return _Workspace(memory, pitch, codes, scales, global_scale, alpha, amax, counters, arrivals, partials)
+@lru_cache(maxsize=4096)
+def product(m: int, n: int, k: int, index: int) -> Product:
+    """A product of m tokens on the GPU of this index."""
+    how = plan(m, n, k, index)
+    return Product(how, _dispatch.sm120_arrivals(how, m, n, k), _dispatch.sm120_partial_bytes(how, m, n, k))
 
 
-def _multiply(
-    how: Any, w: _Workspace, codes: int, pitch: int, units: Tensor, out: Tensor, m: int, k: int, bias: Tensor | None,
-    per_row: bool, stream: int,
+@lru_cache(maxsize=4096)
+def _places(m: int, n: int, k: int, index: int) -> Places:
+    """What the two kernels of a linear share."""
+    p = product(m, n, k, index)
+    return Places.of(
+        codes=m * pitch_of(k), scales=token_scale_bytes(m, k), global_scale=m * 4, alpha=m * 4,
+        amax=_kernels.WORKSPACE_BYTES, arrivals=p.arrivals * 4, partials=p.partial_bytes,
+    )  # fmt: skip
+
+
+class Epilogue(NamedTuple):
+    """What follows the sums; addresses, and codes of the core's enumerations."""
+
+    bias: Tensor | None = None
+    activation: int = 0
+    up_alpha: int = 0
+    packed: int = 0
+    packed_pitch: int = 0
+    scale: int = 0
+    global_scale: int = 0
+
+
+def multiply(
+    p: Product, m: int, n: int, k: int, codes: int, pitch: int, at: dict[str, int], units: Tensor, alpha: int,
+    per_row: bool, out: int, out_dtype: torch.dtype, epilogue: Epilogue, stream: int,
 ) -> None:  # fmt: skip
+    """Launch a product. `at` names the scales of its tokens, its arrivals and its partials."""
+    bias = epilogue.bias
     _kernels.gemm(
-        how, m, out.shape[-1], k, codes, pitch, w.address(w.scales), units.data_ptr(), w.address(w.alpha), 0, per_row,
-        0 if bias is None else bias.data_ptr(), 0 if bias is None else DTYPE_CODES[bias.dtype], 0, 0, out.data_ptr(),
-        DTYPE_CODES[out.dtype], 0, 0, 0, 0, w.address(w.partials), w.address(w.arrivals), True, stream,
+        p.plan, m, n, k, codes, pitch, at["scales"], units.data_ptr(), alpha, epilogue.up_alpha, per_row,
+        0 if bias is None else bias.data_ptr(), 0 if bias is None else DTYPE_CODES[bias.dtype], epilogue.activation, 0,
+        out, DTYPE_CODES[out_dtype], epilogue.packed, epilogue.packed_pitch, epilogue.scale, epilogue.global_scale,
+        at["partials"], at["arrivals"], True, stream,
     )  # fmt: skip
 
 
@@ -203,22 +252,29 @@ def linear(
         packed, scale, global_scale = a
         y = matmul(packed, scale, global_scale, units, weight_global_scale, bias, out_features, x.dtype)
         return y.view(out.shape)
-    how = plan(m, out_features, k, x.device.index)
-    w = _workspace(how, m, out_features, k, x.device)
-    per_row = activations == "row"
-    if input_global_scale is None:
-        mode, scale = COMPUTE_ROW if per_row else COMPUTE_TENSOR, w.address(w.global_scale)
-    else:
-        mode, scale = GIVEN_TENSOR, input_global_scale.data_ptr()
+    index = x.device.index
+    p = product(m, out_features, k, index)
+    _memory, at = _places(m, out_features, k, index).allocate(x.device)
+    per_row, pitch = activations == "row", pitch_of(k)
+    mode, scale = scale_mode(input_global_scale, activations, at["global_scale"])
     with torch.cuda.device(x.device):
         stream = torch.cuda.current_stream().cuda_stream
         _kernels.quantize_tokens(
-            x.data_ptr(), DTYPE_CODES[x.dtype], m, k, stride, mode, scale, w.address(w.codes), w.pitch,
-            w.address(w.scales), w.address(w.amax), weight_global_scale.data_ptr(), w.address(w.alpha),
-            w.address(w.arrivals), w.arrival_count, stream,
+            x.data_ptr(), DTYPE_CODES[x.dtype], m, k, stride, mode, scale, at["codes"], pitch, at["scales"],
+            at["amax"], weight_global_scale.data_ptr(), at["alpha"], at["arrivals"], p.arrivals, stream,
         )  # fmt: skip
-        _multiply(how, w, w.address(w.codes), w.pitch, units, out, m, k, bias, per_row, stream)
+        multiply(
+            p, m, out_features, k, at["codes"], pitch, at, units, at["alpha"], per_row, out.data_ptr(), out.dtype,
+            Epilogue(bias), stream,
+        )  # fmt: skip
     return out
+
+
+def scale_mode(given: Tensor | None, activations: str, computed: int) -> tuple[int, int]:
+    """The mode of a quantize_tokens call, and the address of the global scale that it reads or writes."""
+    if given is not None:
+        return GIVEN_TENSOR, given.data_ptr()
+    return COMPUTE_ROW if activations == "row" else COMPUTE_TENSOR, computed
 
 
 def _global_scale_of(x: Tensor, given: Tensor | None, activations: str) -> Tensor:
@@ -245,25 +301,26 @@ def matmul(
         return out.to(out_dtype)
     if k == 0:
         return _no_columns(out, bias).to(out_dtype)
-    how = plan(m, n, k, device.index)
-    w = _workspace(how, m, n, k, device)
+    p = product(m, n, k, device.index)
+    memory, at = _places(m, n, k, device.index).allocate(device)
     a_packed, a_scale = a_packed.reshape(m, k // 2).contiguous(), a_scale.contiguous()
     codes, pitch = a_packed.data_ptr(), k // 2
     if pitch % 16 or codes % 16:
         # The copy engine reads rows that begin at multiples of 16 bytes.
-        w.memory[: m * w.pitch].view(m, w.pitch)[:, : k // 2] = a_packed
-        codes, pitch = w.address(w.codes), w.pitch
-    per_row = a_global_scale.dim() > 1
+        codes, pitch = at["codes"], pitch_of(k)
+        memory[: m * pitch].view(m, pitch)[:, : k // 2] = a_packed
+    per_row = a_global_scale.dim() > 1 and not scaled_here
     g_a, g_b = (_ones(device), _ones(device)) if scaled_here else (a_global_scale.contiguous(), b_global_scale)
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream().cuda_stream
         _kernels.prepare_tokens(
-            a_scale.data_ptr(), m, k // GROUP_SIZE, g_a.data_ptr(), per_row and not scaled_here, w.address(w.scales),
-            g_b.data_ptr(), w.address(w.alpha), w.address(w.arrivals), w.arrival_count, stream,
+            a_scale.data_ptr(), m, k // GROUP_SIZE, g_a.data_ptr(), per_row, at["scales"], g_b.data_ptr(), at["alpha"],
+            at["arrivals"], p.arrivals, stream,
         )  # fmt: skip
-        _multiply(
-            how, w, codes, pitch, units, out, m, k, None if scaled_here else bias, per_row and not scaled_here, stream
-        )
+        multiply(
+            p, m, n, k, codes, pitch, at, units, at["alpha"], per_row, out.data_ptr(), out.dtype,
+            Epilogue(None if scaled_here else bias), stream,
+        )  # fmt: skip
     if not scaled_here:
         return out
     factors = reference.alpha(a_global_scale, b_global_scale.flatten())

@@ -120,16 +120,20 @@ class NVFP4Linear(nn.Linear):
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"NVFP4Linear: got x of shape {tuple(x.shape)}, wanted [..., {self.in_features}]")
         held = self._parameters
-        if self.layout == "plain":
-            weight, scale = held["weight_packed"], held["weight_scale"].view(torch.uint8)  # type: ignore[union-attr]
-        else:
-            weight, scale = held["weight_prepared"], held["weight_prepared_scale"]
+        weight, scale = self.operand()
         input_scale = held["input_global_scale"]
         mode = "none" if self.activations is None else "row" if input_scale is None else "static"
         return ops.linear(
             x, weight, scale, held["weight_global_scale"],  # type: ignore[arg-type]
             input_scale, held["bias"], self.out_features, self.layout, mode,
         )  # fmt: skip
+
+    def operand(self) -> tuple[Tensor, Tensor]:
+        """The weight's two tensors of bytes, uint8, as the ops take them."""
+        held = self._parameters
+        if self.layout == "plain":
+            return held["weight_packed"], held["weight_scale"].view(torch.uint8)  # type: ignore[union-attr, return-value]
+        return held["weight_prepared"], held["weight_prepared_scale"]  # type: ignore[return-value]
 
     # --- what others see --------------------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ _DTYPES = {
     "weight_packed": torch.uint8,
     "weight_scale": torch.float8_e4m3fn,
     "weight_global_scale": torch.float32,
+    "up_global_scale": torch.float32,
     "input_global_scale": torch.float32,
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nvfp4.nn import NVFP4Linear, Recipe, prepare
+from nvfp4.nn.fusion import fuse_gated_mlps
+from nvfp4.nn.replacing import keep_hooks, places_of
 from nvfp4.ptq.calibration import check_tokens, observe_inputs
 from nvfp4.ptq.plan import Planned, make_plan, shared_scales, weight_scales
 from nvfp4.ptq.report import QuantizationReport, QuantizedModule
@@ -25,23 +27,6 @@ _MODES = {"row": "W4A4 per token", "static": "W4A4 static", "none": "W4A16"}
 
 def _model_bytes(model: nn.Module) -> int:
     return sum(t.nbytes for t in model.parameters()) + sum(t.nbytes for t in model.buffers())
-
-
-def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Every (parent, attribute) a module hangs on, by the module's id."""
-    places: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
-    for parent in model.modules():
-        for attribute, child in parent._modules.items():
-            if child is not None:
-                places[id(child)].append((parent, attribute))
-    return places
-
-
-def _keep_hooks(linear: nn.Linear, quantized: NVFP4Linear) -> None:
-    """Hooks that someone registered go on with the module that takes the Linear's place; their handles still work."""
-    for name, value in vars(linear).items():
-        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and "state_dict" not in name:
-            setattr(quantized, name, value)
 
 
 def _input_scales(
@@ -64,6 +49,8 @@ def quantize_model(
     recipe: Recipe | str | Path = "gemma-mlp",
     calibration: Sequence[Tensor] | None = None,
     progress: bool = True,
+    *,
+    fuse: bool = False,
 ) -> QuantizationReport:
     """Replace the Linears that a recipe names by prepared `NVFP4Linear`s, in place.
 
@@ -77,9 +64,12 @@ def quantize_model(
         calibration: token tensors [T] or [1, T]. They are run through the unquantised model, and every W4A4 Linear gets
             a static `input_global_scale` from the largest input it saw. None: one scale a token, computed as it comes.
         progress: show progress bars and print the report.
+        fuse: put a `GatedMLP` in the place of every MLP that computes down(act(gate(x)) * up(x)) and whose three
+            Linears were quantised alike, whatever its class. Its state dict has the same names; the modules gate_proj
+            and up_proj are gone, and with them what looks for them by name (PEFT's adapters).
 
     Returns:
-        What was quantised, what was not and why, and the sizes.
+        What was quantised and fused, what was not and why, and the sizes.
 
     Raises:
         FileNotFoundError: the recipe's file.
@@ -100,7 +90,7 @@ def quantize_model(
     scales = weight_scales(plan.matched)
     input_scales, notes = _input_scales(model, plan.matched, calibration, progress)
 
-    before, places, done = _model_bytes(model), _places(model), []
+    before, places, done = _model_bytes(model), places_of(model), []
     matched = deque(plan.matched)
     plan.matched.clear()
     for _ in tqdm(range(len(matched)), desc="quantising", unit="module", disable=not progress):
@@ -113,15 +103,22 @@ def quantize_model(
             weight_global_scale=scales[name],
             input_global_scale=input_scales.get(name),
         )
-        _keep_hooks(linear, quantized)
+        keep_hooks(linear, quantized)
         for parent, attribute in places[id(linear)]:
             setattr(parent, attribute, quantized)
         shape = (linear.out_features, linear.in_features)
         size = sum(p.nbytes for p in linear.parameters())
         mode = _MODES[quantized.mode]
         done.append(QuantizedModule(name, shape, mode, planned.target, size, quantized.nbytes, notes.get(name, "")))
+    fused, unfused = fuse_gated_mlps(model) if fuse else ([], {})
+    if fuse and not fused:
+        _log.warning(
+            "nvfp4: fuse=True found no MLP to fuse: %s", unfused or "none has gate_proj, up_proj and down_proj"
+        )
     prepare(model)
-    report = QuantizationReport(tuple(done), plan.skipped, tuple(plan.idle_targets), before, _model_bytes(model))
+    report = QuantizationReport(
+        tuple(done), plan.skipped, tuple(plan.idle_targets), before, _model_bytes(model), tuple(fused), unfused
+    )
     if progress:
         Console().print(report)
     return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -56,6 +56,8 @@ class QuantizationReport:
         idle_targets: targets of the recipe that matched no module.
         model_bytes_before: of all parameters and buffers, shared ones once.
         model_bytes_after: the same afterwards.
+        fused: names of the MLPs that became a `GatedMLP`.
+        unfused: reason by name, of the MLPs that were to be fused and could not.
     """
 
     quantized: tuple[QuantizedModule, ...]
@@ -63,6 +65,8 @@ class QuantizationReport:
     idle_targets: tuple[str, ...]
     model_bytes_before: int
     model_bytes_after: int
+    fused: tuple[str, ...] = ()
+    unfused: dict[str, str] = field(default_factory=dict)
 
     @property
     def bytes_before(self) -> int:
@@ -110,6 +114,11 @@ class QuantizationReport:
             parts.append(left)
         if self.idle_targets:
             parts.append(Text(f"Targets that matched nothing: {', '.join(self.idle_targets)}"))
+        for pattern, count in name_patterns(self.fused).items():
+            parts.append(Text(f"Fused: {count} MLPs, {pattern}"))
+        reasons = Counter((*name_patterns([name]), reason) for name, reason in self.unfused.items())
+        for (pattern, reason), count in reasons.items():
+            parts.append(Text(f"Not fused: {count} MLPs, {pattern}: {reason}"))
         parts.append(
             Text(
                 f"Quantised Linears: {human_bytes(self.bytes_before)} -> {human_bytes(self.bytes_after)}; "

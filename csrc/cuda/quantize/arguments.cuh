@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/factors.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/quantize/block.cuh"
 #include "nvfp4/layout.h"
@@ -45,16 +46,6 @@ __device__ __forceinline__ void store_block(const QuantizeArguments& p, const Bl
   p.scale[scale_offset(p, row, group)] = static_cast<uint8_t>(byte);
   if (p.atom_rows != 0 && group + 1 == p.groups) {
     for (int64_t pad = p.groups; pad % 4 != 0; ++pad) p.scale[scale_offset(p, row, pad)] = 0;
-  }
-}
-
-// The factors of a row in the matrix product that follows: 1 / (global scale * the weight's), rounded once. `row` is
-// one of this launch's, or 0 for a whole tensor.
-__device__ __forceinline__ void store_alpha(const QuantizeArguments& p, int64_t row, float global_scale) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    if (p.gemm.alpha[i] == nullptr) continue;
-    p.gemm.alpha[i][row] = reciprocal_to_float(static_cast<double>(global_scale) * *p.gemm.weight_global_scale[i]);
   }
 }
 

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads) quantize_given(const __grid_constant
     global_scale = p.global_scale[p.per_row ? row : 0];
   }
   store_block(p, block, block.amax_bits(), global_scale, row, group);
-  if (p.per_row ? group == 0 : index == 0) store_alpha(p, p.per_row ? row : 0, global_scale);
+  if (p.per_row ? group == 0 : index == 0) store_factors(p.gemm, p.per_row ? row : 0, global_scale);
 }
 
 template <typename T, bool kAligned>

@@ -26,6 +26,8 @@ void check_problem(const QuantizeProblem& p, const void* workspace) {
   for (int i = 0; i < 2; ++i) {
     check(p.gemm.alpha[i] == nullptr || p.gemm.weight_global_scale[i] != nullptr,
           "quantize: alpha is wanted, but the weight's global scale is null");
+    check(p.gemm.next_alpha == nullptr || p.gemm.next_global_scale[i] != nullptr,
+          "quantize: the next product's alpha is wanted, but a global scale of it is null");
   }
   check(p.cols / kGroupSize <= kBlocksAtOnce / 128, "quantize: got ", p.cols, " columns, wanted at most 2^27");
 }

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kMostThreads, kEach > 2 ? 2 : 3)
   const float global_scale = global_scale_of<T>(__uint_as_float(largest), p.scheme);
   if (lane == 0) {
     p.global_scale[row] = global_scale;
-    store_alpha(p, row, global_scale);
+    store_factors(p.gemm, row, global_scale);
   }
   for (int64_t first = 0; first < p.groups; first += team * kEach) {
     if (again) {

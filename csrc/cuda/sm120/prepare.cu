@@ -1,5 +1,5 @@
 // Operands into the layouts the matrix product reads. A thread a word, or a byte where words are not aligned.
-#include "cuda/divide.cuh"
+#include "cuda/factors.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/ptx/launch_control.cuh"
 #include "nvfp4/cuda.h"
@@ -64,12 +64,7 @@ __global__ void __launch_bounds__(kThreads)
   index -= bytes;
   const int64_t factors = per_row ? rows : 1;
   if (index < factors) {
-    for (int i = 0; i < 2; ++i) {
-      if (gemm.alpha[i] == nullptr) continue;
-      gemm.alpha[i][index] =
-          reciprocal_to_float(static_cast<double>(global_scale[index]) * *gemm.weight_global_scale[i]);
-    }
-    return;
+    return store_factors(gemm, index, global_scale[index]);
   }
   index -= factors;
   if (index < gemm.zero_count) gemm.zeros[index] = 0;

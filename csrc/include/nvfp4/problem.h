@@ -24,6 +24,9 @@ enum class GlobalScale : int32_t { kGivenTensor = 0, kGivenRow = 1, kComputeTens
 struct GemmPreparation {
   const float* weight_global_scale[2] = {nullptr, nullptr};  // [1] each: of the weight, or of its gate and up rows
   float* alpha[2] = {nullptr, nullptr};  // [1], or [rows] where the global scale is a row's; or null
+  // The same of a second product, whose input the first one quantises by a global scale that is known before.
+  const float* next_global_scale[2] = {nullptr, nullptr};  // [1] each: of its input and of its weight
+  float* next_alpha = nullptr;                             // [1], or null
   uint32_t* zeros = nullptr;             // [zero_count], or null
   int64_t zero_count = 0;
 };

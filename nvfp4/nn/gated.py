@@ -1,0 +1,242 @@
+"""`GatedMLP`: y = down(act(gate(x)) * up(x)), with gate and up in one weight, so that kernels can fuse what follows."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nvfp4 import gated, ops, reference
+from nvfp4.checks import check_choice
+from nvfp4.gated import INTERLEAVED, GatedWeights
+from nvfp4.nn.linear import NVFP4Linear
+from nvfp4.ops_gated import gated_mlp
+from nvfp4.reference import Activation
+from nvfp4.tensor import NVFP4Tensor
+
+__all__ = ["GateUpLinear", "GatedMLP"]
+
+_ROWS = ("weight_packed", "weight_scale", "bias")  # of a Linear's state: what has a row an output
+_WHOLE = ("weight_global_scale", "input_global_scale")
+
+
+class GateUpLinear(NVFP4Linear):
+    """gate_proj and up_proj as one `NVFP4Linear`: their rows alternate by eight, and up has a global scale of its own.
+
+    `weight_global_scale` is the gate's, `up_global_scale` (float32 [1]) the other.
+    """
+
+    def __init__(self, in_features: int, intermediate: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(in_features, 2 * intermediate, *args, **kwargs)
+        self.up_global_scale = nn.Parameter(torch.ones_like(self.weight_global_scale), requires_grad=False)
+
+    @property
+    def _row_scales(self) -> Tensor:
+        return gated.gate_and_up_scales(self.weight_global_scale, self.up_global_scale, self.out_features // 2)
+
+    def quantized_weight(self) -> NVFP4Tensor:
+        """As that of an `NVFP4Linear`, with a global scale a row."""
+        t = super().quantized_weight()
+        return NVFP4Tensor(t.packed, t.scale, self._row_scales.detach(), t.shape, t.layout)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """[..., K] to [..., 2 * intermediate], gate and up alternating by eight; in the input's dtype."""
+        weight, scale = self.operand()
+        return ops.linear(
+            input, weight, scale, self._row_scales, self.input_global_scale, self.bias, self.out_features, self.layout,
+            self.mode,
+        )  # fmt: skip
+
+
+class GatedMLP(nn.Module):
+    """The MLP of Gemma, Llama and their like in NVFP4: down(act(gate(x)) * up(x)).
+
+    On SM120 it is three kernels when both inputs have calibrated scales: quantise x; multiply by gate and up, apply the
+    activation and quantise again; multiply by down. With scales computed a token it is four. Elsewhere, and where a
+    gradient is wanted, it is two linears with the activation between them.
+
+    `state_dict` gives and `load_state_dict` takes the names of the model it came from: `gate_proj.*`, `up_proj.*` and
+    `down_proj.*`, as three `NVFP4Linear`s have them.
+
+    act(gate) * up is rounded once; `transformers` rounds act(gate) too, so results may differ by a rounding.
+
+    Args:
+        hidden_size: K of gate and up, a multiple of 16; and outputs of down.
+        intermediate_size: outputs of gate and of up, a multiple of 16.
+        activation: ``gelu_tanh`` (Gemma), ``gelu`` or ``silu`` (Llama).
+        bias: whether all three have one.
+        activations: ``nvfp4`` (W4A4) or None (W4A16).
+        device, dtype, static: as `NVFP4Linear` takes them.
+
+    Raises:
+        TypeError, ValueError: as `NVFP4Linear`, or the activation is unknown.
+    """
+
+    _is_hf_initialized = True
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        activation: Activation = "gelu_tanh",
+        bias: bool = False,
+        activations: Literal["nvfp4"] | None = "nvfp4",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        static: bool = False,
+    ) -> None:
+        super().__init__()
+        check_choice("GatedMLP: activation", activation, reference.ACTIVATIONS)
+        self.activation = activation
+        args = (bias, activations, device, dtype)
+        self.gate_up_proj = GateUpLinear(hidden_size, intermediate_size, *args, static=static)
+        self.down_proj = NVFP4Linear(intermediate_size, hidden_size, *args, static=static)
+
+    @classmethod
+    def from_linears(
+        cls, gate: NVFP4Linear, up: NVFP4Linear, down: NVFP4Linear, activation: Activation = "gelu_tanh"
+    ) -> GatedMLP:
+        """Of three quantised Linears. `down` itself is taken; gate and up are copied.
+
+        Raises:
+            TypeError: one is no `NVFP4Linear`.
+            ValueError: they do not fit together, or gate and up quantise the same input in two ways.
+        """
+        for name, linear in (("gate", gate), ("up", up), ("down", down)):
+            if type(linear) is not NVFP4Linear:
+                raise TypeError(f"GatedMLP: {name}: got {type(linear).__name__}, wanted an NVFP4Linear")
+        if (refusal := _refusal(gate, up, down)) is not None:
+            raise ValueError(f"GatedMLP: {refusal}")
+        mlp = cls.__new__(cls)
+        nn.Module.__init__(mlp)
+        check_choice("GatedMLP: activation", activation, reference.ACTIVATIONS)
+        mlp.activation = activation
+        both = GateUpLinear(
+            gate.in_features, gate.out_features, gate.bias is not None, gate.activations, gate.device, gate.dtype,
+            static=gate.input_global_scale is not None,
+        )  # fmt: skip
+        parts = [_plain_state(linear) for linear in (gate, up)]
+        both.load_state_dict(_joined(*parts), assign=True)
+        both.requires_grad_(False)
+        mlp.gate_up_proj, mlp.down_proj = both, down
+        return mlp.train(gate.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden_size] to the same, in x's dtype (float32, float16 or bfloat16).
+
+        Raises:
+            TypeError, ValueError: x has another dtype, K or device.
+        """
+        both, down = self.gate_up_proj, self.down_proj
+        wants_gradient = torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad for t in (x, both.bias, down.bias)
+        )
+        if wants_gradient or both.layout != down.layout or both.activations != down.activations:
+            h: Tensor = down(reference.gated_activation(*gated.apart(both(x), -1), self.activation))
+            return h
+        weights = GatedWeights(
+            *both.operand(), both.weight_global_scale, both.up_global_scale, both.bias, *down.operand(),
+            down.weight_global_scale, down.bias, down.in_features, down.out_features, down.layout,
+        )  # fmt: skip
+        activations = "none" if down.activations is None else "row"
+        return gated_mlp(x, weights, both.input_global_scale, down.input_global_scale, self.activation, activations)
+
+    def extra_repr(self) -> str:
+        """The activation."""
+        return f"activation={self.activation}"
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """As of three `NVFP4Linear`s, gate_proj, up_proj and down_proj."""
+        result = super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
+        own = f"{prefix}gate_up_proj."
+        held = {key.removeprefix(own): result.pop(key) for key in list(result) if key.startswith(own)}
+        up_scale = held.pop("up_global_scale")
+        for name, value in held.items():
+            gate, up = _split(value) if name in _ROWS else (value, up_scale if name == _WHOLE[0] else value)
+            result[f"{prefix}gate_proj.{name}"], result[f"{prefix}up_proj.{name}"] = gate, up
+        return result
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        parts: list[dict[str, Tensor]] = []
+        for leaf in ("gate_proj.", "up_proj."):
+            keys = [key for key in state_dict if key.startswith(prefix + leaf)]
+            parts.append({key.removeprefix(prefix + leaf): state_dict.pop(key) for key in keys})
+        try:
+            joined = _joined(*parts)
+        except ValueError as error:
+            error_msgs.append(f"{prefix}gate_proj, {prefix}up_proj: {error}")
+        else:
+            state_dict.update({f"{prefix}gate_up_proj.{name}": value for name, value in joined.items()})
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+def _refusal(gate: NVFP4Linear, up: NVFP4Linear, down: NVFP4Linear) -> str | None:
+    """Why three Linears are no gated MLP."""
+    shapes = [(linear.out_features, linear.in_features) for linear in (gate, up, down)]
+    if shapes[0] != shapes[1] or shapes[2][1] != shapes[0][0]:
+        return f"got gate, up and down of shapes {shapes}, wanted [I, K], [I, K] and [N, I]"
+    facts = [(m.mode, m.bias is None, m.device, m.dtype) for m in (gate, up)]
+    if facts[0] != facts[1]:
+        return f"gate and up differ in (mode, no bias, device, dtype): {facts[0]} and {facts[1]}"
+    scales = [m.input_global_scale for m in (gate, up)]
+    if scales[0] is not None and not gate.weight.is_meta and not torch.equal(*scales):
+        return f"gate and up have other input_global_scales: {scales[0].item()} and {scales[1].item()}"
+    return None
+
+
+def _plain_state(linear: NVFP4Linear) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in linear.state_dict().items()}
+
+
+def _bytes(t: Tensor) -> Tensor:
+    # Not every device copies float8.
+    return t.view(torch.uint8) if t.dtype == torch.float8_e4m3fn else t
+
+
+def _split(rows: Tensor) -> tuple[Tensor, Tensor]:
+    gate, up = gated.apart(_bytes(rows.detach()), 0)
+    return gate.view(rows.dtype), up.view(rows.dtype)
+
+
+def _joined(gate: dict[str, Tensor], up: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Two Linears' entries of a state dict as those of a `GateUpLinear`.
+
+    Raises:
+        ValueError: what the two have does not fit together.
+    """
+    if gate.keys() != up.keys():
+        raise ValueError(f"one has {sorted(gate.keys() ^ up.keys())}, wanted the same entries in both")
+    joined = {}
+    for name, value in gate.items():
+        other = up[name]
+        if value.shape != other.shape or value.dtype != other.dtype:
+            raise ValueError(
+                f"{name}: got {value.dtype} {tuple(value.shape)} and {other.dtype} {tuple(other.shape)}, wanted equals"
+            )
+        if name in _ROWS:
+            if not value.dim() or value.shape[0] % INTERLEAVED:
+                raise ValueError(f"{name}: got shape {tuple(value.shape)}, wanted rows in multiples of {INTERLEAVED}")
+            joined[name] = gated.alternate(_bytes(value.detach()), _bytes(other.detach())).view(value.dtype)
+            continue
+        if name == _WHOLE[1] and not value.is_meta and not torch.equal(value, other):
+            raise ValueError(
+                f"{name}: got {value.flatten().tolist()} and {other.flatten().tolist()}, wanted one: both read the "
+                "same input, quantised once; load into a model that was quantised with fuse=False"
+            )
+        joined[name] = value
+        if name == _WHOLE[0]:
+            joined["up_global_scale"] = other
+    return joined
