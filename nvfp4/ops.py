@@ -24,20 +24,21 @@ from nvfp4 import layout as layouts
 from nvfp4.backends import select
 from nvfp4.formats import GROUP_SIZE
 
-__all__ = ["OP_NAMES", "linear"]
+__all__ = ["OP_NAMES", "define", "library", "linear"]
 
-_lib = torch.library.Library("nvfp4", "DEF")
+library = torch.library.Library("nvfp4", "DEF")
 _pt2_tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
 
 OP_NAMES: list[str] = []
 """Names of every op, in `torch.ops.nvfp4`."""
 
 
-def _define(schema: str, real: Callable[..., Any], fake: Callable[..., Any]) -> None:
+def define(schema: str, real: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Register an op, its kernel for every device, and its fake kernel."""
     name = schema.split("(", 1)[0]
-    _lib.define(schema, tags=_pt2_tags)
-    _lib.impl(name, real, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"nvfp4::{name}", fake, lib=_lib)
+    library.define(schema, tags=_pt2_tags)
+    library.impl(name, real, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"nvfp4::{name}", fake, lib=library)
     OP_NAMES.append(name)
 
 
@@ -68,7 +69,7 @@ def _quantize_fake(
     return packed, x.new_empty(shape, dtype=torch.uint8), out_scale
 
 
-_define(
+define(
     "quantize(Tensor x, Tensor? global_scale, str granularity, str scheme, str layout) -> (Tensor, Tensor, Tensor)",
     _quantize,
     _quantize_fake,
@@ -92,7 +93,7 @@ def _dequantize_fake(
     return packed.new_empty(shape, dtype=dtype)
 
 
-_define(
+define(
     "dequantize(Tensor packed, Tensor scale, Tensor global_scale, SymInt[] shape, str layout, ScalarType dtype) "
     "-> Tensor",
     _dequantize,
@@ -114,7 +115,7 @@ def _matmul_fake(a_packed: Tensor, *args: Any) -> Tensor:
     return a_packed.new_empty((*a_packed.shape[:-1], n), dtype=out_dtype)
 
 
-_define(
+define(
     "matmul(Tensor a_packed, Tensor a_scale, Tensor a_global_scale, Tensor b_packed, Tensor b_scale, "
     "Tensor b_global_scale, Tensor? bias, SymInt n, str layout, ScalarType out_dtype) -> Tensor",
     _matmul,
@@ -150,7 +151,7 @@ def _linear_fake(x: Tensor, *args: Any) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
 
 
-_define(
+define(
     "linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor weight_global_scale, Tensor? input_global_scale, "
     "Tensor? bias, SymInt out_features, str layout, str activations) -> Tensor",
     _linear,
@@ -261,7 +262,7 @@ def _linear_autograd(
     return _below_autograd(x, weight, weight_scale, weight_global_scale, input_global_scale, bias, *args)
 
 
-_lib.impl("linear", _linear_autograd, "Autograd")
+library.impl("linear", _linear_autograd, "Autograd")
 
 
 def _without_gradient(op: Any) -> Callable[..., Any]:
@@ -285,9 +286,9 @@ def _matmul_autograd(*args: Any) -> Any:
         return torch.ops.nvfp4.matmul.default(*args)
 
 
-_lib.impl("matmul", _matmul_autograd, "Autograd")
+library.impl("matmul", _matmul_autograd, "Autograd")
 for _name in ("quantize", "dequantize"):
-    _lib.impl(_name, _without_gradient(getattr(torch.ops.nvfp4, _name).default), "Autograd")
+    library.impl(_name, _without_gradient(getattr(torch.ops.nvfp4, _name).default), "Autograd")
 
 _AUTOCAST_KEYS = DispatchKeySet(DispatchKey.AutocastCPU) | DispatchKeySet(DispatchKey.AutocastCUDA)
 
@@ -302,7 +303,7 @@ def _linear_autocast(x: Tensor, *args: Any) -> Tensor:
 
 
 for _key in ("AutocastCPU", "AutocastCUDA"):
-    _lib.impl("linear", _linear_autocast, _key)
+    library.impl("linear", _linear_autocast, _key)
 
 
 def linear(
@@ -384,11 +385,11 @@ def _from_tiles_fake(tiles: Tensor, n: int, k: int, layout: str) -> tuple[Tensor
     return tiles.new_empty((n, k // 2)), tiles.new_empty((n, k // GROUP_SIZE))
 
 
-_define("pack(Tensor codes) -> Tensor", _pack, _pack)
-_define("unpack(Tensor packed) -> Tensor", _unpack, _unpack)
-_define("swizzle_scales(Tensor scale) -> Tensor", _swizzle_scales, _swizzle_scales_fake)
-_define(
+define("pack(Tensor codes) -> Tensor", _pack, _pack)
+define("unpack(Tensor packed) -> Tensor", _unpack, _unpack)
+define("swizzle_scales(Tensor scale) -> Tensor", _swizzle_scales, _swizzle_scales_fake)
+define(
     "unswizzle_scales(Tensor scale, SymInt rows, SymInt groups) -> Tensor", _unswizzle_scales, _unswizzle_scales_fake
 )
-_define("to_tiles(Tensor packed, Tensor scale, str layout) -> Tensor", _to_tiles, _to_tiles_fake)
-_define("from_tiles(Tensor tiles, SymInt n, SymInt k, str layout) -> (Tensor, Tensor)", _from_tiles, _from_tiles_fake)
+define("to_tiles(Tensor packed, Tensor scale, str layout) -> Tensor", _to_tiles, _to_tiles_fake)
+define("from_tiles(Tensor tiles, SymInt n, SymInt k, str layout) -> (Tensor, Tensor)", _from_tiles, _from_tiles_fake)

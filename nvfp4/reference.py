@@ -25,10 +25,12 @@ __all__ = [
     "alpha",
     "dequantize",
     "gated_activation",
+    "gated_halves",
     "global_scale_of",
     "linear",
     "matmul",
     "quantize",
+    "rms_norm",
     "unscaled",
 ]
 
@@ -215,4 +217,39 @@ def gated_activation(gate: Tensor, up: Tensor, activation: Activation) -> Tensor
         value = x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     else:
         value = x * torch.sigmoid(x)
-    return (value * up.double()).to(gate.dtype)
+    result: Tensor = value * up.double()
+    return result.to(gate.dtype)
+
+
+def gated_halves(x: Tensor, interleaved: bool = False) -> tuple[Tensor, Tensor]:
+    """Gate and up, each [..., K], of x [..., 2 * K]: one after the other, or eight columns of each in turn."""
+    if not interleaved:
+        gate, up = x.chunk(2, dim=-1)
+        return gate, up
+    eights = x.unflatten(-1, (-1, 2, 8)) if x.shape[-1] else x.reshape(*x.shape[:-1], 0, 2, 8)
+    return eights[..., 0, :].flatten(-2), eights[..., 1, :].flatten(-2)
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float = 1e-6, unit_offset: bool = False, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """y = s / sqrt(mean(s²) + eps) * weight with s = x + residual, evaluated in float64 and rounded once.
+
+    Gemma's rule: nothing is rounded between the norm and the product with the weight (Llama's own code rounds there).
+
+    Args:
+        x: [..., K], floating point.
+        weight: [K].
+        eps: added to the mean of the squares.
+        unit_offset: multiply by 1 + weight, as Gemma stores it.
+        residual: as x; s is x + residual rounded to x's dtype, or x where there is none.
+
+    Returns:
+        y and s, in x's dtype.
+    """
+    s = x if residual is None else (x + residual).to(x.dtype)
+    wide, factors = s.double(), weight.double()
+    if unit_offset:
+        factors = 1.0 + factors
+    y: Tensor = wide * (wide.square().mean(dim=-1, keepdim=True) + eps).rsqrt() * factors
+    return y.to(x.dtype), s

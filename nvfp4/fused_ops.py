@@ -1,0 +1,148 @@
+"""The torch ops that do two steps in one call: a norm or a gated activation and quantise, quantise and dequantise.
+
+As in `nvfp4/ops.py`; what they return of codes and scales is what its op quantize returns. None has a gradient, and an
+input that requires one is refused, since a sum or values without it would be trained wrongly in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nvfp4 import checks, ops
+from nvfp4 import layout as layouts
+from nvfp4.backends import select
+from nvfp4.formats import GROUP_SIZE
+
+__all__: list[str] = []
+
+
+def _source_of(global_scale: Tensor | None, granularity: str) -> str:
+    return granularity if global_scale is None else "static"
+
+
+def _fake_codes(x: Tensor, k: int, global_scale: Tensor | None, layout: str) -> tuple[Tensor, Tensor, Tensor]:
+    lead, groups = x.shape[:-1], k // GROUP_SIZE
+    shape = layouts.swizzled_shape(lead.numel(), groups) if layout == "128x4" else (*lead, groups)
+    out_scale = x.new_empty((*lead, 1) if global_scale is None else global_scale.shape, dtype=torch.float32)
+    return x.new_empty((*lead, k // 2), dtype=torch.uint8), x.new_empty(shape, dtype=torch.uint8), out_scale
+
+
+def _refusing_gradients(name: str, arguments: Sequence[str]) -> Callable[..., Any]:
+    """An Autograd kernel that skips autograd, once no tensor among the arguments asks for it."""
+    op = getattr(torch.ops.nvfp4, name).default
+
+    def run(*args: Any) -> Any:
+        if torch.is_grad_enabled():
+            for what, given in zip(arguments, args, strict=False):
+                if isinstance(given, Tensor) and given.requires_grad:
+                    raise ValueError(
+                        f"{name}: got {what} that requires grad, wanted one that does not: codes have no gradient; "
+                        f"call under torch.no_grad(), or pass {what}.detach()"
+                    )
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    return run
+
+
+def _define(schema: str, real: Callable[..., Any], fake: Callable[..., Any], arguments: Sequence[str]) -> None:
+    ops.define(schema, real, fake)
+    name = schema.split("(", 1)[0]
+    ops.library.impl(name, _refusing_gradients(name, arguments), "Autograd")
+
+
+# --- rms_norm_quantize ----------------------------------------------------------------------------------------------
+
+
+def _rms_norm_quantize(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    unit_offset: bool,
+    residual: Tensor | None,
+    global_scale: Tensor | None,
+    granularity: str,
+    layout: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    checks.check_rms_norm_quantize(x, weight, eps, unit_offset, residual, global_scale, granularity, layout)
+    backend = select("rms_norm_quantize", x.device.type, x.dtype, layout, _source_of(global_scale, granularity))
+    return backend.rms_norm_quantize(x, weight, eps, unit_offset, residual, global_scale, layout)
+
+
+def _rms_norm_quantize_fake(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    unit_offset: bool,
+    residual: Tensor | None,
+    global_scale: Tensor | None,
+    granularity: str,
+    layout: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    checks.check_rms_norm_quantize(x, weight, eps, unit_offset, residual, global_scale, granularity, layout)
+    total = x.new_empty(0) if residual is None else x.new_empty(x.shape)
+    return *_fake_codes(x, x.shape[-1], global_scale, layout), total
+
+
+_define(
+    "rms_norm_quantize(Tensor x, Tensor weight, float eps, bool unit_offset, Tensor? residual, Tensor? global_scale, "
+    "str granularity, str layout) -> (Tensor, Tensor, Tensor, Tensor)",
+    _rms_norm_quantize,
+    _rms_norm_quantize_fake,
+    ("x", "weight", "eps", "unit_offset", "residual", "global_scale"),
+)
+
+# --- gated_quantize -------------------------------------------------------------------------------------------------
+
+
+def _gated_quantize(
+    x: Tensor, activation: str, interleaved: bool, global_scale: Tensor | None, granularity: str, layout: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    checks.check_gated_quantize(x, activation, interleaved, global_scale, granularity, layout)
+    backend = select("gated_quantize", x.device.type, x.dtype, layout, _source_of(global_scale, granularity))
+    return backend.gated_quantize(x, activation, interleaved, global_scale, layout)
+
+
+def _gated_quantize_fake(
+    x: Tensor, activation: str, interleaved: bool, global_scale: Tensor | None, granularity: str, layout: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    checks.check_gated_quantize(x, activation, interleaved, global_scale, granularity, layout)
+    return _fake_codes(x, x.shape[-1] // 2, global_scale, layout)
+
+
+_define(
+    "gated_quantize(Tensor x, str activation, bool interleaved, Tensor? global_scale, str granularity, str layout) "
+    "-> (Tensor, Tensor, Tensor)",
+    _gated_quantize,
+    _gated_quantize_fake,
+    ("x", "activation", "interleaved", "global_scale"),
+)
+
+# --- quantize_dequantize --------------------------------------------------------------------------------------------
+
+
+def _quantize_dequantize(
+    x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, dtype: torch.dtype
+) -> Tensor:
+    checks.check_quantize_dequantize(x, global_scale, granularity, scheme, dtype)
+    backend = select("quantize_dequantize", x.device.type, x.dtype, "plain", granularity, scheme)
+    return backend.quantize_dequantize(x, global_scale, granularity, scheme, dtype)
+
+
+def _quantize_dequantize_fake(
+    x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, dtype: torch.dtype
+) -> Tensor:
+    checks.check_quantize_dequantize(x, global_scale, granularity, scheme, dtype)
+    return x.new_empty(x.shape, dtype=dtype)
+
+
+_define(
+    "quantize_dequantize(Tensor x, Tensor? global_scale, str granularity, str scheme, ScalarType dtype) -> Tensor",
+    _quantize_dequantize,
+    _quantize_dequantize_fake,
+    ("x", "global_scale"),
+)
