@@ -138,10 +138,12 @@ def test_rooms_and_public_names_do_not_shadow_each_other(imported, what) -> None
 
 
 def test_every_public_function_works_after_every_import(imported) -> None:
-    tensors = {"dequantize", "linear", "matmul", "pack", "swizzle_scales", "unpack", "unswizzle_scales"}
+    tensors = {"dequantize", "linear", "matmul", "pack", "quantize_dequantize", "swizzle_scales"}
+    tensors |= {"unpack", "unswizzle_scales"}
+    coded = ("NVFP4Tensor", "gated_quantize", "quantize", "rms_norm_quantize", "to_layout")
     assert imported["results"] == {
         **dict.fromkeys(tensors, "Tensor"),
-        **dict.fromkeys(("NVFP4Tensor", "quantize", "to_layout"), "NVFP4Tensor"),
+        **dict.fromkeys(coded, "NVFP4Tensor"),
         **dict.fromkeys(("NVFP4Linear", "prepare"), "NVFP4Linear"),
         "Recipe": "Recipe",
         "evaluate": "Evaluation",

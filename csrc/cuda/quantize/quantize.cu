@@ -30,9 +30,6 @@ void check_fused(const QuantizeProblem& p) {
   check(is_gated(p) + is_normed(p) + (p.dequantized != nullptr) <= 1,
         "quantize: wanted one of an activation, a norm and values in the place of codes");
   if (is_gated(p) || is_normed(p)) {
-    check(!computes_tensor(p),
-          "quantize: an activation or a norm has no global scale computed per tensor; give one, "
-          "or compute one a row");
     check(p.scheme == Scheme::kNvfp4, "quantize: an activation or a norm is quantised by the scheme nvfp4 only");
     check_aligned("values", p.values);
   }
@@ -73,6 +70,8 @@ void check_problem(const QuantizeProblem& p, const void* workspace) {
   check(p.cols >= 0 && p.cols % kGroupSize == 0, "quantize: got ", p.cols, " columns, wanted a multiple of 16");
   check(p.scheme == Scheme::kNvfp4 || p.mode == GlobalScale::kGivenTensor || computes_tensor(p),
         "quantize: the scheme compressed-tensors has one global scale a tensor");
+  check(!computes_tensor(p) || !(is_gated(p) || is_normed(p)),
+        "quantize: an activation or a norm has no global scale computed per tensor; give one, or compute one a row");
   if (p.rows == 0) return;
   check(p.global_scale != nullptr || (p.dequantized != nullptr && is_computed(p)),
         "quantize: the global scale is null");
