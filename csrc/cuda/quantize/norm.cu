@@ -31,7 +31,7 @@ struct Norm {
   T* values;
   int64_t row_stride, residual_stride, cols;
   double eps, inverse_cols;
-  Factor offset;  // of the weight, 0 or 1
+  Factor offset;  // of the weight: 1, or -0, which leaves even a zero its sign
 
   explicit Norm(const QuantizeProblem& p)
       : x(static_cast<const T*>(p.x)),
@@ -44,7 +44,7 @@ struct Norm {
         cols(p.cols),
         eps(p.norm.eps),
         inverse_cols(1.0 / static_cast<double>(p.cols)),
-        offset(p.norm.unit_offset ? 1 : 0) {}
+        offset(p.norm.unit_offset ? Factor(1) : Factor(-0.0)) {}
 
   __device__ __forceinline__ void load(Block<T>& block, uint32_t row, uint32_t group) const {
     block.template load<true>(x + row * row_stride + int64_t{group} * kGroupSize);
