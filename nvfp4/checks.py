@@ -10,20 +10,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nvfp4 import reference
 from nvfp4.formats import GROUP_SIZE, check_group_multiple
 from nvfp4.gated import GatedWeights
 from nvfp4.layout import LAYOUTS, TILE_BYTES, TILED_LAYOUTS, swizzled_shape, tiles_shape
+from nvfp4.reference import ACTIVATIONS as GATED_ACTIVATIONS
 
 __all__ = [
     "ACTIVATIONS",
     "check_choice",
     "check_dequantize",
     "check_gated_mlp",
+    "check_gated_quantize",
     "check_linear",
     "check_matmul",
     "check_pack",
     "check_quantize",
+    "check_quantize_dequantize",
+    "check_rms_norm_quantize",
     "check_swizzle",
     "check_tiles",
     "check_unpack",
@@ -97,18 +100,85 @@ def _bias(bias: Tensor | None, n: int, like: Tensor) -> None:
         _contiguous("bias", bias)
 
 
-def check_quantize(x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, layout: str) -> None:
+def check_quantize(
+    x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, layout: str, what: str = "quantize"
+) -> None:
     """Arguments of the op quantize."""
-    _dtype("quantize: x", x, FLOATS, "cast it first")
-    check_group_multiple(_last("quantize: x", x), "quantize: x")
-    check_choice("quantize: granularity", granularity, ("tensor", "row"))
-    check_choice("quantize: scheme", scheme, ("nvfp4", "compressed-tensors"))
-    check_choice("quantize: layout", layout, ("plain", "128x4"))
+    _dtype(f"{what}: x", x, FLOATS, "cast it first")
+    check_group_multiple(_last(f"{what}: x", x), f"{what}: x")
+    check_choice(f"{what}: granularity", granularity, ("tensor", "row"))
+    check_choice(f"{what}: scheme", scheme, ("nvfp4", "compressed-tensors"))
+    check_choice(f"{what}: layout", layout, ("plain", "128x4"))
     if scheme == "compressed-tensors" and granularity == "row":
-        raise ValueError("quantize: the scheme compressed-tensors has one global scale a tensor, got granularity 'row'")
+        raise ValueError(f"{what}: the scheme compressed-tensors has one global scale a tensor, got granularity 'row'")
     if global_scale is not None:
         per_row = None if scheme == "compressed-tensors" else x.shape[:-1]
-        _global_scale("quantize: global_scale", global_scale, x, per_row)
+        _global_scale(f"{what}: global_scale", global_scale, x, per_row)
+
+
+def check_quantize_dequantize(
+    x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, dtype: torch.dtype
+) -> None:
+    """Arguments of the op quantize_dequantize."""
+    check_quantize(x, global_scale, granularity, scheme, "plain", "quantize_dequantize")
+    if dtype not in FLOATS:
+        raise TypeError(f"quantize_dequantize: dtype: got {dtype}, wanted {', '.join(map(str, FLOATS))}")
+
+
+def _fused(what: str, x: Tensor, global_scale: Tensor | None, granularity: str, layout: str) -> None:
+    """What every op has that computes values and quantises them."""
+    check_choice(f"{what}: granularity", granularity, ("tensor", "row"))
+    check_choice(f"{what}: layout", layout, ("plain", "128x4"))
+    if global_scale is not None:
+        _global_scale(f"{what}: global_scale", global_scale, x, x.shape[:-1])
+    elif granularity == "tensor":
+        raise ValueError(
+            f"{what}: got granularity 'tensor' without a global_scale, wanted 'row' or a scale: the values are never "
+            "in memory to be measured; or compute the values first and pass them to nvfp4.quantize"
+        )
+
+
+def check_rms_norm_quantize(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    unit_offset: bool,
+    residual: Tensor | None,
+    global_scale: Tensor | None,
+    granularity: str,
+    layout: str,
+) -> None:
+    """Arguments of the op rms_norm_quantize."""
+    what = "rms_norm_quantize"
+    _dtype(f"{what}: x", x, FLOATS, "cast it first")
+    k = _last(f"{what}: x", x)
+    check_group_multiple(k, f"{what}: x")
+    _dtype(f"{what}: weight", weight, (x.dtype,), "the dtype of x; cast it first")
+    _shape(f"{what}: weight", weight, (k,), "one number a column of x")
+    _device(f"{what}: weight", weight, x)
+    _contiguous(f"{what}: weight", weight)
+    if not 1e-30 <= eps <= 1e30:
+        raise ValueError(f"{what}: eps: got {eps}, wanted a number from 1e-30 to 1e30, such as 1e-6")
+    if residual is not None:
+        _dtype(f"{what}: residual", residual, (x.dtype,), "the dtype of x; cast it first")
+        _shape(f"{what}: residual", residual, x.shape, "the shape of x")
+        _device(f"{what}: residual", residual, x)
+    _fused(what, x, global_scale, granularity, layout)
+
+
+def check_gated_quantize(
+    x: Tensor, activation: str, interleaved: bool, global_scale: Tensor | None, granularity: str, layout: str
+) -> None:
+    """Arguments of the op gated_quantize."""
+    what = "gated_quantize"
+    _dtype(f"{what}: x", x, FLOATS, "cast it first")
+    columns = _last(f"{what}: x", x)
+    if columns % (2 * GROUP_SIZE):
+        raise ValueError(
+            f"{what}: x: got {columns} columns, wanted gate and up of K columns each, K a multiple of {GROUP_SIZE}"
+        )
+    check_choice(f"{what}: activation", activation, GATED_ACTIVATIONS)
+    _fused(what, x, global_scale, granularity, layout)
 
 
 def _operand(what: str, packed: Tensor, scale: Tensor, shape: Sequence[int], layout: str) -> None:
@@ -257,7 +327,7 @@ def check_gated_mlp(
     w, op = weights, "gated_mlp"
     _dtype(f"{op}: x", x, FLOATS, "cast it first")
     k = _last(f"{op}: x", x)
-    check_choice(f"{op}: activation", activation, reference.ACTIVATIONS)
+    check_choice(f"{op}: activation", activation, GATED_ACTIVATIONS)
     check_choice(f"{op}: activations", activations, ("row", "tensor", "none"))
     check_group_multiple(w.intermediate, f"{op}: intermediate")
     _operand(f"{op}: gate_up", w.gate_up, w.gate_up_scale, (2 * w.intermediate, k), w.layout)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from nvfp4 import ops
+from nvfp4 import fused_ops, ops  # noqa: F401  (registered where they are imported)
 from nvfp4.checks import check_choice
 from nvfp4.layout import LAYOUTS, TILED_LAYOUTS
-from nvfp4.reference import Granularity, Scheme
+from nvfp4.reference import Activation, Granularity, Scheme
 from nvfp4.tensor import NVFP4Tensor
 
 __all__ = [
     "dequantize",
+    "gated_quantize",
     "linear",
     "matmul",
     "pack",
     "quantize",
+    "quantize_dequantize",
+    "rms_norm_quantize",
     "swizzle_scales",
     "to_layout",
     "unpack",
@@ -81,6 +84,129 @@ def quantize(
 def dequantize(t: NVFP4Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """The values q * (scale / global_scale) of t, computed in float32 and rounded once to `dtype`; shape `t.shape`."""
     return _as_tensor("dequantize", t).dequantize(dtype)
+
+
+def quantize_dequantize(
+    x: Tensor,
+    global_scale: Tensor | None = None,
+    granularity: Granularity = "tensor",
+    *,
+    scheme: Scheme = "nvfp4",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """What NVFP4 makes of x: `dequantize(quantize(x, …), dtype)` bit for bit, without its codes in memory.
+
+    Args:
+        x: [..., K], as `quantize` takes it, with its other arguments.
+        global_scale: as `quantize`.
+        granularity: as `quantize`.
+        scheme: as `quantize`.
+        dtype: of the result; None: x's.
+
+    Raises:
+        TypeError, ValueError: as `quantize`; and an x that requires grad.
+    """
+    _plain_tensor("quantize_dequantize: x", x)
+    return _one(_ops.quantize_dequantize, x, global_scale, granularity, scheme, dtype or x.dtype)
+
+
+def gated_quantize(
+    x: Tensor,
+    activation: Activation = "gelu_tanh",
+    *,
+    interleaved: bool = False,
+    global_scale: Tensor | None = None,
+    granularity: Granularity = "row",
+    layout: str = "plain",
+) -> NVFP4Tensor:
+    """Quantise act(gate) * up [..., K] of x [..., 2 * K], the middle of a gated MLP, in one call.
+
+    The product is within one unit in the last place of its float64 evaluation, rounded to x's dtype
+    (`nvfp4.reference.gated_activation`), and what that gives is quantised bit for bit as `quantize` does.
+
+    Args:
+        x: float32, float16 or bfloat16: gate and up, one after the other.
+        activation: ``gelu_tanh`` (Gemma), ``gelu`` (by erf) or ``silu`` (Llama).
+        interleaved: x has eight columns of gate, eight of up, and so on.
+        global_scale: float32 [1] or [..., 1]; None computes one a row.
+        granularity: ``row``; ``tensor`` only beside a global scale, which it says nothing about.
+        layout: of the scales, ``plain`` or ``128x4``.
+
+    Raises:
+        TypeError, ValueError: as `quantize`; and an x that requires grad.
+    """
+    _plain_tensor("gated_quantize: x", x)
+    packed, scale, out_scale = _ops.gated_quantize.default(
+        x, activation, interleaved, global_scale, granularity, layout
+    )
+    shape = (*x.shape[:-1], x.shape[-1] // 2)
+    return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), out_scale, shape, layout)
+
+
+@overload
+def rms_norm_quantize(
+    x: Tensor,
+    weight: Tensor,
+    eps: float = 1e-6,
+    *,
+    unit_offset: bool = False,
+    residual: None = None,
+    global_scale: Tensor | None = None,
+    granularity: Granularity = "row",
+    layout: str = "plain",
+) -> NVFP4Tensor: ...
+@overload
+def rms_norm_quantize(
+    x: Tensor,
+    weight: Tensor,
+    eps: float = 1e-6,
+    *,
+    unit_offset: bool = False,
+    residual: Tensor,
+    global_scale: Tensor | None = None,
+    granularity: Granularity = "row",
+    layout: str = "plain",
+) -> tuple[NVFP4Tensor, Tensor]: ...
+def rms_norm_quantize(
+    x: Tensor,
+    weight: Tensor,
+    eps: float = 1e-6,
+    *,
+    unit_offset: bool = False,
+    residual: Tensor | None = None,
+    global_scale: Tensor | None = None,
+    granularity: Granularity = "row",
+    layout: str = "plain",
+) -> NVFP4Tensor | tuple[NVFP4Tensor, Tensor]:
+    """Quantise the RMS norm of x, or of x + residual, in one call.
+
+    y = s / sqrt(mean(s²) + eps) * weight with s = x + residual rounded to x's dtype. It is computed in float32 for
+    16-bit x and in float64 for float32, and rounded once, after the product with the weight (Gemma's rule; Llama's own
+    code rounds before it too), within one unit in the last place of `nvfp4.reference.rms_norm`. What that gives is
+    quantised bit for bit as `quantize` does. A row's result does not depend on its neighbours.
+
+    Args:
+        x: [..., K] float32, float16 or bfloat16; K a multiple of 16.
+        weight: [K] in x's dtype.
+        eps: added to the mean of the squares.
+        unit_offset: multiply by 1 + weight, as Gemma stores it.
+        residual: as x, or None.
+        global_scale: float32 [1] or [..., 1]; None computes one a row.
+        granularity: ``row``; ``tensor`` only beside a global scale, which it says nothing about.
+        layout: of the scales, ``plain`` or ``128x4``.
+
+    Returns:
+        The norm in NVFP4; with a residual also s, in memory of its own.
+
+    Raises:
+        TypeError, ValueError: as `quantize`; a weight or residual that does not fit; and a tensor that requires grad.
+    """
+    _plain_tensor("rms_norm_quantize: x", x)
+    packed, scale, out_scale, total = _ops.rms_norm_quantize.default(
+        x, weight, eps, unit_offset, residual, global_scale, granularity, layout
+    )
+    t = NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), out_scale, tuple(x.shape), layout)
+    return t if residual is None else (t, total)
 
 
 def to_layout(t: NVFP4Tensor, layout: str) -> NVFP4Tensor:

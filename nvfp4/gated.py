@@ -50,7 +50,7 @@ def alternate(gate: Tensor, up: Tensor) -> Tensor:
 def apart(rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Gate and up of what alternates along a dimension."""
     dim %= rows.dim()
-    gate, up = rows.unflatten(dim, (-1, 2, INTERLEAVED)).unbind(dim + 1)
+    gate, up = rows.unflatten(dim, (rows.shape[dim] // (2 * INTERLEAVED), 2, INTERLEAVED)).unbind(dim + 1)
     return gate.flatten(dim, dim + 1), up.flatten(dim, dim + 1)
 
 

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from nvfp4 import formats, layout
+from nvfp4 import formats, gated, layout
 from nvfp4.formats import E2M1_MAX, E4M3_MAX, GROUP_SIZE, SCALE_RANGE, ZERO_BLOCK_SCALE
 from nvfp4.tensor import NVFP4Tensor
 
@@ -25,10 +25,12 @@ __all__ = [
     "alpha",
     "dequantize",
     "gated_activation",
+    "gated_halves",
     "global_scale_of",
     "linear",
     "matmul",
     "quantize",
+    "rms_norm",
     "unscaled",
 ]
 
@@ -217,3 +219,36 @@ def gated_activation(gate: Tensor, up: Tensor, activation: Activation) -> Tensor
         value = x * torch.sigmoid(x)
     result: Tensor = value * up.double()
     return result.to(gate.dtype)
+
+
+def gated_halves(x: Tensor, interleaved: bool = False) -> tuple[Tensor, Tensor]:
+    """Gate and up, each [..., K], of x [..., 2 * K]: one after the other, or eight columns of each in turn."""
+    if not interleaved:
+        gate, up = x.chunk(2, dim=-1)
+        return gate, up
+    return gated.apart(x, -1)
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float = 1e-6, unit_offset: bool = False, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """y = s / sqrt(mean(s²) + eps) * weight with s = x + residual, evaluated in float64 and rounded once.
+
+    Gemma's rule: nothing is rounded between the norm and the product with the weight (Llama's own code rounds there).
+
+    Args:
+        x: [..., K], floating point.
+        weight: [K].
+        eps: added to the mean of the squares.
+        unit_offset: multiply by 1 + weight, as Gemma stores it.
+        residual: as x; s is x + residual rounded to x's dtype, or x where there is none.
+
+    Returns:
+        y and s, in x's dtype.
+    """
+    s = x if residual is None else (x + residual).to(x.dtype)
+    wide, factors = s.double(), weight.double()
+    if unit_offset:
+        factors = 1.0 + factors
+    y: Tensor = wide * (wide.square().mean(dim=-1, keepdim=True) + eps).rsqrt() * factors
+    return y.to(x.dtype), s

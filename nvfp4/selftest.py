@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nvfp4 import backends, functional, reference
 from nvfp4.backends import Desc, sm120
@@ -75,6 +76,33 @@ def _quantize(device: str, backend: str) -> str:
     return f"{count} numbers"
 
 
+def _fused(device: str, backend: str) -> str:
+    """Norms, activations and products whose results are numbers of few digits, which every evaluation rounds to."""
+    _served(Desc("rms_norm_quantize", device), backend)
+    count = 0
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        signs = torch.randint(0, 2, (64, 1040), device=device) * 4 - 2
+        digits = torch.randint(-7, 8, (64, 1040), device=device)
+        x, weight = signs.to(dtype), digits[0].to(dtype)
+        residual = torch.zeros_like(x)
+        gated = torch.cat((torch.full_like(x, 48.0), digits.to(dtype)), 1)
+
+        def call(x: Tensor, weight: Tensor, residual: Tensor, gated: Tensor) -> list[object]:
+            normed, total = functional.rms_norm_quantize(x, weight, 1e-30, residual=residual)
+            activations: list[reference.Activation] = ["gelu_tanh", "gelu", "silu"]
+            products = [functional.gated_quantize(gated, activation) for activation in activations]
+            return [normed, total.tolist(), *products, functional.quantize_dequantize(gated).tolist()]
+
+        with backends.force(backend):
+            got = call(x, weight, residual, gated)
+        with backends.force("reference"):
+            wanted = call(x, weight, residual, gated)
+        if got != wanted:
+            raise AssertionError(f"{dtype}: other bytes than the reference")
+        count += 6 * x.numel()
+    return f"{count} numbers"
+
+
 def _products(device: str, backend: str) -> str:
     _served(Desc("matmul", device, torch.float32), backend)
     sizes = [(1, 136, 272), (7, 128, 128), (33, 264, 1040), (128, 384, 512), (300, 640, 768)]
@@ -131,8 +159,10 @@ def _instruction() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "CPU: quantise against the reference": lambda: _quantize("cpu", "cpu"),
+    "CPU: fused quantise against the reference": lambda: _fused("cpu", "cpu"),
     "CPU: products against the reference": lambda: _products("cpu", "cpu"),
     "GPU: quantise against the reference": lambda: _quantize("cuda", "cuda"),
+    "GPU: fused quantise against the reference": lambda: _fused("cuda", "cuda"),
     "SM120: the FP4 instruction against its published model": _instruction,
     "SM120: products against the reference": lambda: _products("cuda", "cuda"),
 }

@@ -82,9 +82,11 @@ class NVFP4Tensor:
                 raise ValueError(
                     f"NVFP4Tensor.{name}: got shape {tuple(got)}, wanted {wanted} for {self.shape}, {self.layout}"
                 )
-        if tuple(self.global_scale.shape) not in ((1,), (*lead, 1)):
+        # Two comparisons: `in` would ask whether sizes that torch.compile keeps open are the same objects.
+        factors = tuple(self.global_scale.shape)
+        if factors != (1,) and factors != (*lead, 1):
             raise ValueError(
-                f"NVFP4Tensor.global_scale: got shape {tuple(self.global_scale.shape)}, wanted (1,) for one scale "
+                f"NVFP4Tensor.global_scale: got shape {factors}, wanted (1,) for one scale "
                 f"or {(*lead, 1)} for one a row"
             )
 

@@ -49,12 +49,15 @@ calls = {
     "Recipe": lambda: nvfp4.Recipe.preset("gemma-mlp"),
     "dequantize": lambda: nvfp4.dequantize(weight),
     "evaluate": lambda: nvfp4.evaluate(uniform, uniform, [torch.tensor([1, 2, 3])], progress=False),
+    "gated_quantize": lambda: nvfp4.gated_quantize(x),
     "linear": lambda: nvfp4.linear(x, weight),
     "matmul": lambda: nvfp4.matmul(nvfp4.quantize(x), weight),
     "pack": lambda: nvfp4.pack(torch.zeros(2, 16, dtype=torch.uint8)),
     "prepare": lambda: nvfp4.prepare(nvfp4.NVFP4Linear.from_linear(torch.nn.Linear(64, 32))),
     "quantize": lambda: nvfp4.quantize(x),
+    "quantize_dequantize": lambda: nvfp4.quantize_dequantize(x),
     "quantize_model": quantize_model,
+    "rms_norm_quantize": lambda: nvfp4.rms_norm_quantize(x, torch.ones(64)),
     "swizzle_scales": lambda: nvfp4.swizzle_scales(scales),
     "to_layout": lambda: nvfp4.to_layout(weight, "n16k64"),
     "unpack": lambda: nvfp4.unpack(weight.packed),
@@ -136,10 +139,12 @@ def test_rooms_and_public_names_do_not_shadow_each_other(imported, what) -> None
 
 
 def test_every_public_function_works_after_every_import(imported) -> None:
-    tensors = {"dequantize", "linear", "matmul", "pack", "swizzle_scales", "unpack", "unswizzle_scales"}
+    tensors = {"dequantize", "linear", "matmul", "pack", "quantize_dequantize", "swizzle_scales"}
+    tensors |= {"unpack", "unswizzle_scales"}
+    coded = ("NVFP4Tensor", "gated_quantize", "quantize", "rms_norm_quantize", "to_layout")
     assert imported["results"] == {
         **dict.fromkeys(tensors, "Tensor"),
-        **dict.fromkeys(("NVFP4Tensor", "quantize", "to_layout"), "NVFP4Tensor"),
+        **dict.fromkeys(coded, "NVFP4Tensor"),
         **dict.fromkeys(("NVFP4Linear", "prepare"), "NVFP4Linear"),
         "Recipe": "Recipe",
         "evaluate": "Evaluation",

@@ -26,7 +26,7 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
     def u(t: nvfp4.NVFP4Tensor) -> Tensor:
         return t.scale.view(torch.uint8)
 
-    bias, gates, w2 = torch.randn(48), quantized(96, 64), quantized(48, 48)
+    bias, one, gates, w2 = torch.randn(48), torch.ones(1), quantized(96, 64), quantized(48, 48)
     return [
         ("quantize", (x, None, "row", "nvfp4", "128x4")),
         ("quantize", (x.view(1, 5, 64).expand(2, 5, 64), None, "row", "nvfp4", "plain")),
@@ -51,6 +51,12 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
                 bias, 48, 48, "plain", None, torch.ones(1), "silu", "row",
             ),
         ),
+        ("rms_norm_quantize", (x, x[0].clone(), 1e-6, True, x.flip(0), None, "row", "128x4")),
+        ("rms_norm_quantize", (x.float().expand(2, 5, 64), torch.ones(64), 1e-5, False, None, one, "row", "plain")),
+        ("gated_quantize", (x, "gelu_tanh", True, torch.full((5, 1), 7.0), "tensor", "plain")),
+        ("gated_quantize", (torch.randn(64, 5).T, "silu", False, None, "row", "128x4")),
+        ("quantize_dequantize", (x[:, 16:48], None, "tensor", "compressed-tensors", torch.float32)),
+        ("quantize_dequantize", (torch.randn(64, 5).T, one, "row", "nvfp4", torch.float16)),
         ("pack", (torch.randint(0, 16, (3, 8), dtype=torch.uint8),)),
         ("unpack", (torch.randint(0, 256, (3, 8), dtype=torch.uint8),)),
         ("swizzle_scales", (u(a),)),
@@ -64,7 +70,7 @@ def test_every_op_has_a_sample() -> None:
     assert {name for name, _ in samples()} == set(ops.OP_NAMES)
 
 
-@pytest.mark.parametrize("index", range(17))
+@pytest.mark.parametrize("index", range(23))
 def test_opcheck(index: int, backend: str) -> None:
     name, args = samples()[index]
     opcheck(getattr(nvfp4_ops, name).default, args)

@@ -1,34 +1,66 @@
-// The gated activations of MLPs: h = act(gate) * up in float32.
+// The gated activations of MLPs: act(gate) * up, in float32 for 16-bit values and in float64 for float32. Each is exact
+// enough that rounding it gives a number next to the exact one at most at
+// most.
 #pragma once
 
+#include <cstdint>
+
 #include "cuda/divide.cuh"
+#include "cuda/ptx/approximate.cuh"
 #include "nvfp4/problem.h"
 
 namespace nvfp4::cuda {
 
-// x times the logistic function of t, which does not cancel and underflows gradually for negative t.
-__device__ __forceinline__ float times_logistic(float x, float t) {
-  const float e = expf(-fabsf(t)), d = 1.0f + e;
-  if (e == 0.0f) return t < 0.0f ? x * e : x;  // also keeps infinity out of the division's residual
-  return divide(t < 0.0f ? x * e : x, d, reciprocal_in_range(d));
+// The product is (gate f s) (up f): for a negative gate f² is what act(gate) decays by, shared between both factors so
+// that neither underflows before their product does; else f is 1.
+__device__ __forceinline__ float activate(float gate, float up, Activation activation) {
+  constexpr float kHalfLog2E = 0.72134752f;
+  float half_decay, rest;  // f of a negative gate, and s
+  if (activation == Activation::kGeluErf) {
+    // erfc(z) = t e^(p(t) - z²) with t = 1 / (1 + z / 2) to 1.2e-7 (Numerical Recipes, erfcc), at z = |gate| / sqrt(2).
+    const float z = 0.70710678f * fabsf(gate), t = ptx::reciprocal_approximate(fmaf(0.5f, z, 1.0f));
+    constexpr float kCoefficients[] = {-0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f, -0.18628806f,
+                                       0.09678418f,  0.37409196f, 1.00002368f,  -1.26551223f};
+    float p = 0.17087277f;
+#pragma unroll
+    for (float c : kCoefficients) p = fmaf(p, t, c);
+    half_decay = ptx::exp2_approximate(kHalfLog2E * fmaf(-z, z, p));
+    const float half = 0.5f * t;
+    rest = gate < 0.0f ? half : fmaf(-half * half_decay, half_decay, 1.0f);
+  } else {
+    // x times the logistic function of t, which is x for SiLU; (1 + tanh(u)) / 2 is that of 2u.
+    constexpr float kLinear = 1.5957691f, kCubic = 1.5957691f * 0.044715f;
+    const float t = activation == Activation::kSilu ? gate : gate * fmaf(kCubic * gate, gate, kLinear);
+    half_decay = ptx::exp2_approximate(-kHalfLog2E * fabsf(t));
+    rest = ptx::reciprocal_approximate(fmaf(half_decay, half_decay, 1.0f));
+  }
+  const float f = gate < 0.0f ? half_decay : 1.0f;
+  return gate * f * rest * (up * f);
 }
 
-__device__ __forceinline__ float activate(float gate, float up, Activation activation) {
-  float value = gate;
-  switch (activation) {
-    case Activation::kSilu:
-      value = times_logistic(gate, gate);
-      break;
-    case Activation::kGeluTanh:
-      // (1 + tanh(u)) / 2 is the logistic function of 2u.
-      value = times_logistic(gate, 2.0f * (0.7978845608028654f * (gate + 0.044715f * gate * gate * gate)));
-      break;
-    case Activation::kGeluErf:
-      // (1 + erf(z)) / 2 = erfc(-z) / 2, which does not cancel for negative x.
-      value = 0.5f * gate * erfcf(-0.70710678118654752f * gate);
-      break;
-    case Activation::kNone:
-      break;
+// e^t for t <= 0 to some 40 bits.
+__device__ __forceinline__ double exp_of_negative(double t) {
+  // Adding 1.5 * 2^52 leaves the nearest integer in the low word.
+  const double shifted = fma(t, 1.4426950408889634, 0x1.8p52);
+  const double r = fma(shifted - 0x1.8p52, -0.69314718055994531, t);
+  // Taylor's series: |r| <= 0.35.
+  constexpr double kInverseFactorials[] = {1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
+                                           1.0 / 24,     1.0 / 6,     1.0 / 2,    1.0,       1.0};
+  double sum = 1.0 / 3628800;
+#pragma unroll
+  for (double c : kInverseFactorials) sum = fma(sum, r, c);
+  return t < -700.0 ? 0.0 : sum * __hiloint2double((__double2loint(shifted) + 1023) << 20, 0);
+}
+
+__device__ __forceinline__ double activate(double gate, double up, Activation activation) {
+  double value;
+  if (activation == Activation::kGeluErf) {
+    value = 0.5 * gate * erfc(-0.70710678118654752 * gate);
+  } else {
+    constexpr double kLinear = 1.5957691216057308, kCubic = kLinear * 0.044715;
+    const double t = activation == Activation::kSilu ? gate : gate * fma(kCubic * gate, gate, kLinear);
+    const double e = exp_of_negative(-fabs(t));
+    value = (gate < 0.0 ? gate * e : gate) * reciprocal(1.0 + e);
   }
   return value * up;
 }

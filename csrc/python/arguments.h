@@ -33,6 +33,10 @@ inline DType dtype_of(const char* name, int value) { return enumerator(name, val
 
 inline ScaleLayout scale_layout_of(int value) { return enumerator("scale_layout", value, ScaleLayout::kSwizzled128x4); }
 
+inline ScaleLayout any_scale_layout_of(int value) {
+  return enumerator("scale_layout", value, ScaleLayout::kSwizzled32x4);
+}
+
 inline GlobalScale mode_of(int value) { return enumerator("mode", value, GlobalScale::kComputeRow); }
 
 inline QuantizeProblem quantize_problem(Address x, int dtype, int64_t rows, int64_t cols, int64_t row_stride, int mode,

@@ -55,6 +55,49 @@ void quantize_tokens(Address x, int dtype, int64_t rows, int64_t cols, int64_t r
   nvfp4::cuda::quantize(problem, pointer<void>(workspace), stream_of(stream));
 }
 
+void gated_quantize(Address x, int dtype, int64_t rows, int64_t cols, int64_t row_stride, int activation,
+                    bool interleaved, int mode, int scale_layout, Address global_scale, Address packed,
+                    int64_t packed_pitch, Address scale, Address values, Address weight_global_scale, Address alpha,
+                    Address zeros, int64_t zero_count, Address stream) {
+  QuantizeProblem problem = quantize_problem(x, dtype, rows, cols, row_stride, mode, 0, 0, global_scale, packed, scale);
+  problem.scale_layout = any_scale_layout_of(scale_layout);
+  problem.packed_pitch = packed_pitch;
+  problem.gemm = preparation(weight_global_scale, alpha, zeros, zero_count);
+  problem.activation = enumerator("activation", activation, nvfp4::Activation::kSilu);
+  nvfp4::check(problem.activation != nvfp4::Activation::kNone, "gated_quantize: activation: got 0, wanted 1 to 3");
+  problem.interleaved = interleaved;
+  problem.values = pointer<void>(values);
+  nvfp4::cuda::quantize(problem, nullptr, stream_of(stream));
+}
+
+void rms_norm_quantize(Address x, int dtype, int64_t rows, int64_t cols, int64_t row_stride, Address weight, double eps,
+                       bool unit_offset, Address residual, int64_t residual_stride, Address total, int mode,
+                       int scale_layout, Address global_scale, Address packed, int64_t packed_pitch, Address scale,
+                       Address values, Address weight_global_scale, Address alpha, Address up_weight_global_scale,
+                       Address up_alpha, Address zeros, int64_t zero_count, Address stream) {
+  QuantizeProblem problem = quantize_problem(x, dtype, rows, cols, row_stride, mode, 0, 0, global_scale, packed, scale);
+  problem.scale_layout = any_scale_layout_of(scale_layout);
+  problem.packed_pitch = packed_pitch;
+  problem.gemm = preparation(weight_global_scale, alpha, zeros, zero_count);
+  problem.gemm.weight_global_scale[1] = pointer<const float>(up_weight_global_scale);
+  problem.gemm.alpha[1] = pointer<float>(up_alpha);
+  nvfp4::check(weight != 0 || cols == 0, "rms_norm_quantize: the weight is null");
+  problem.norm.weight = pointer<const void>(weight);
+  problem.norm.eps = eps, problem.norm.unit_offset = unit_offset;
+  problem.norm.residual = pointer<const void>(residual), problem.norm.residual_stride = residual_stride;
+  problem.norm.sum = pointer<void>(total);
+  problem.values = pointer<void>(values);
+  nvfp4::cuda::quantize(problem, nullptr, stream_of(stream));
+}
+
+void quantize_dequantize(Address x, int dtype, int64_t rows, int64_t cols, int64_t row_stride, int mode, int scheme,
+                         Address global_scale, Address out, int out_dtype, Address workspace, Address stream) {
+  QuantizeProblem problem = quantize_problem(x, dtype, rows, cols, row_stride, mode, scheme, 0, global_scale, 0, 0);
+  nvfp4::check(out != 0 || rows == 0 || cols == 0, "quantize_dequantize: the output is null");
+  problem.dequantized = pointer<void>(out), problem.dequantized_dtype = dtype_of("out_dtype", out_dtype);
+  nvfp4::cuda::quantize(problem, pointer<void>(workspace), stream_of(stream));
+}
+
 void prepare_tokens(Address scale, int64_t rows, int64_t groups, Address global_scale, bool per_row, Address swizzled,
                     Address weight_global_scale, Address alpha, Address zeros, int64_t zero_count, Address stream) {
   nvfp4::cuda::prepare_tokens(pointer<const uint8_t>(scale), rows, groups, pointer<const float>(global_scale), per_row,
@@ -152,6 +195,18 @@ void define_cuda(py::module_ m) {
         "zeros"_a, "zero_count"_a, "stream"_a, "up_global_scale"_a = 0, "up_alpha"_a = 0,
         "next_input_global_scale"_a = 0, "next_weight_global_scale"_a = 0, "next_alpha"_a = 0,
         "Quantise for a product: scales 32x4, alpha, zeroed counters; and the factors of up rows and a next product.");
+  m.def("gated_quantize", &gated_quantize, NoGil(), "x"_a, "dtype"_a, "rows"_a, "cols"_a, "row_stride"_a,
+        "activation"_a, "interleaved"_a, "mode"_a, "scale_layout"_a, "global_scale"_a, "packed"_a, "packed_pitch"_a,
+        "scale"_a, "values"_a, "weight_global_scale"_a, "alpha"_a, "zeros"_a, "zero_count"_a, "stream"_a,
+        "act(gate) * up of x [rows, 2 * cols], quantised; also for a product, as quantize_tokens.");
+  m.def("rms_norm_quantize", &rms_norm_quantize, NoGil(), "x"_a, "dtype"_a, "rows"_a, "cols"_a, "row_stride"_a,
+        "weight"_a, "eps"_a, "unit_offset"_a, "residual"_a, "residual_stride"_a, "total"_a, "mode"_a, "scale_layout"_a,
+        "global_scale"_a, "packed"_a, "packed_pitch"_a, "scale"_a, "values"_a, "weight_global_scale"_a, "alpha"_a,
+        "up_weight_global_scale"_a, "up_alpha"_a, "zeros"_a, "zero_count"_a, "stream"_a,
+        "The RMS norm of x + residual, quantised; also for a product.");
+  m.def("quantize_dequantize", &quantize_dequantize, NoGil(), "x"_a, "dtype"_a, "rows"_a, "cols"_a, "row_stride"_a,
+        "mode"_a, "scheme"_a, "global_scale"_a, "out"_a, "out_dtype"_a, "workspace"_a, "stream"_a,
+        "The values that quantize's codes and scales stand for; a computed global scale may be 0.");
   m.def("prepare_tokens", &prepare_tokens, NoGil(), "scale"_a, "rows"_a, "groups"_a, "global_scale"_a, "per_row"_a,
         "swizzled"_a, "weight_global_scale"_a, "alpha"_a, "zeros"_a, "zero_count"_a, "stream"_a,
         "The same of tokens that are quantised already.");

@@ -11,7 +11,7 @@ from typing import Any
 
 from nvfp4 import env
 from nvfp4.backends.absent import TritonBackend
-from nvfp4.backends.base import OPS, Backend, Desc
+from nvfp4.backends.base import FUSED_OPS, OPS, Backend, Desc
 from nvfp4.backends.calls import kernel_calls, record, reset_kernel_calls
 from nvfp4.backends.cpu import CpuBackend
 from nvfp4.backends.cuda import CudaBackend
@@ -105,7 +105,7 @@ def explain(desc: Desc) -> Explanation:
     >>> print(nvfp4.backends.explain(nvfp4.backends.Desc("linear", device="cpu")))
     """
     check_choice("explain: op", desc.op, OPS)
-    check_choice("explain: layout", desc.layout, LAYOUTS[:2] if desc.op == "quantize" else LAYOUTS)
+    check_choice("explain: layout", desc.layout, LAYOUTS[:2] if desc.op in ("quantize", *FUSED_OPS) else LAYOUTS)
     check_choice("explain: activations", desc.activations, ACTIVATIONS)
     answers = tuple(Answer(name, *backend.supports(desc)) for name, backend in BACKENDS.items())
     allowed = [answer.backend for answer in answers if answer.supported and _forced in ("", answer.backend)]

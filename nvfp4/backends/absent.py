@@ -20,6 +20,7 @@ class _Absent(Backend):
         return "plain"
 
     quantize = dequantize = matmul = linear = _refuse
+    rms_norm_quantize = gated_quantize = quantize_dequantize = _refuse
     swizzle_scales = unswizzle_scales = to_tiles = from_tiles = _refuse
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "SCHEME_CODES",
     "Quantized",
     "as_rows",
+    "mode_of",
     "quantized_outputs",
 ]
 
@@ -28,6 +29,7 @@ GIVEN_TENSOR, _GIVEN_ROW, COMPUTE_TENSOR, COMPUTE_ROW = 0, 1, 2, 3
 ACTIVATION_CODES = {"gelu_tanh": 1, "gelu": 2, "silu": 3}
 SCHEME_CODES = {"nvfp4": 0, "compressed-tensors": 1}
 SCALE_LAYOUT_CODES = {"plain": 0, "128x4": 1}
+ACTIVATION_CODES = {"gelu_tanh": 1, "gelu": 2, "silu": 3}
 
 
 def as_rows(x: Tensor) -> tuple[Tensor, int, int]:
@@ -38,6 +40,13 @@ def as_rows(x: Tensor) -> tuple[Tensor, int, int]:
     if x.dim() == 2 and x.stride(1) == 1:
         return x, x.shape[0], x.stride(0)
     return x.contiguous(), x.shape[:-1].numel(), k
+
+
+def mode_of(global_scale: Tensor | None, granularity: str) -> int:
+    """Who gives the global scale of a quantize call, as the kernels are told."""
+    if global_scale is None:
+        return COMPUTE_ROW if granularity == "row" else COMPUTE_TENSOR
+    return _GIVEN_ROW if global_scale.dim() > 1 else GIVEN_TENSOR
 
 
 class Quantized(NamedTuple):
@@ -55,13 +64,12 @@ def quantized_outputs(x: Tensor, global_scale: Tensor | None, granularity: str, 
     """
     device, (*lead, k) = x.device, x.shape
     groups = k // GROUP_SIZE
+    mode = mode_of(global_scale, granularity)
     if global_scale is None:
-        per_row = granularity == "row"
-        mode = COMPUTE_ROW if per_row else COMPUTE_TENSOR
+        per_row = mode == COMPUTE_ROW
         global_scale = torch.empty((*lead, 1) if per_row else (1,), dtype=torch.float32, device=device)
     else:
         global_scale = global_scale.contiguous().clone()
-        mode = _GIVEN_ROW if global_scale.dim() > 1 else GIVEN_TENSOR
     shape = layouts.swizzled_shape(x.shape[:-1].numel(), groups) if layout == "128x4" else (*lead, groups)
     packed = torch.empty((*lead, k // 2), dtype=torch.uint8, device=device)
     return mode, Quantized(packed, torch.empty(shape, dtype=torch.uint8, device=device), global_scale)

@@ -13,11 +13,17 @@ from nvfp4.backends.gated import unfused
 from nvfp4.checks import FLOATS
 from nvfp4.gated import GatedWeights
 
-__all__ = ["NEGATIVE_SCALE", "OPS", "Backend", "Desc", "refused_by_contract"]
+__all__ = ["FUSED_OPS", "NEGATIVE_SCALE", "OPS", "Backend", "Desc", "refused_by_contract"]
 
 NEGATIVE_SCALE = "to_tiles: got a block scale with its sign bit set, wanted scales >= 0; the bytes are damaged"
 
-OPS = ("quantize", "dequantize", "matmul", "linear", "gated_mlp", "swizzle_scales", "tiles")
+FUSED_OPS = ("rms_norm_quantize", "gated_quantize", "quantize_dequantize")
+"""Two steps in one call; a backend without a kernel for both takes them one after the other."""
+
+OPS = ("quantize", "dequantize", "matmul", "linear", "gated_mlp", "swizzle_scales", "tiles", *FUSED_OPS)
+
+
+_WITH_SCHEME = ("quantize", "quantize_dequantize")
 
 
 class Desc(NamedTuple):
@@ -26,10 +32,10 @@ class Desc(NamedTuple):
     Attributes:
         op: one of `OPS`; ``tiles`` is the conversion between plain weights and tiles.
         device: a device type, such as ``cpu`` or ``cuda``.
-        dtype: dtype of the floating-point side: the input of quantize and linear, the output of dequantize and matmul.
-        layout: layout of the NVFP4 operand (the weights, for matmul, linear and gated_mlp; the result, for quantize).
+        dtype: dtype of the floating-point side: the output of dequantize and matmul, the input of every other op.
+        layout: layout of the NVFP4 operand (the weights, for products; the result, for quantize).
         activations: ``row``, ``tensor`` or ``static`` (W4A4: how their global scale comes about), or ``none`` (W4A16).
-        scheme: of quantize.
+        scheme: of quantize and quantize_dequantize.
     """
 
     op: str
@@ -44,7 +50,7 @@ class Desc(NamedTuple):
         parts = [self.op, self.device, str(self.dtype).removeprefix("torch."), self.layout]
         if self.op in ("linear", "matmul", "gated_mlp"):
             parts.append("W4A16" if self.activations == "none" else f"W4A4 ({self.activations})")
-        if self.op == "quantize" and self.scheme != "nvfp4":
+        if self.op in _WITH_SCHEME and self.scheme != "nvfp4":
             parts.append(self.scheme)
         return " ".join(parts)
 
@@ -53,8 +59,10 @@ def refused_by_contract(desc: Desc) -> str:
     """Why no backend serves a problem, whatever its kernels: the ops refuse it. Empty when they do not."""
     if desc.op != "tiles" and desc.dtype not in FLOATS:
         return f"{desc.dtype} is none of float32, float16, bfloat16"
-    if desc.op == "quantize" and desc.scheme == "compressed-tensors" and desc.activations == "row":
+    if desc.op in _WITH_SCHEME and desc.scheme == "compressed-tensors" and desc.activations == "row":
         return "the scheme compressed-tensors has one global scale a tensor"
+    if desc.op in ("rms_norm_quantize", "gated_quantize") and desc.activations == "tensor":
+        return "values that are never in memory have no global scale computed per tensor"
     return ""
 
 
@@ -82,6 +90,39 @@ class Backend(ABC):
         self, packed: Tensor, scale: Tensor, global_scale: Tensor, shape: list[int], layout: str, dtype: torch.dtype
     ) -> Tensor:
         """The values, of the given logical shape."""
+
+    def rms_norm_quantize(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        unit_offset: bool,
+        residual: Tensor | None,
+        global_scale: Tensor | None,
+        layout: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Codes, scales and global scale of the RMS norm of x + residual; and x + residual, empty without a residual.
+
+        Here by the definition, then `quantize`.
+        """
+        values, total = reference.rms_norm(x, weight, eps, unit_offset, residual)
+        packed, scale, out_scale = self.quantize(values, global_scale, "row", "nvfp4", layout)
+        return packed, scale, out_scale, x.new_empty(0) if residual is None else total.contiguous()
+
+    def gated_quantize(
+        self, x: Tensor, activation: str, interleaved: bool, global_scale: Tensor | None, layout: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes, scales and global scale of act(gate) * up, x [..., 2 * K]; here by the definition, then `quantize`."""
+        gate, up = reference.gated_halves(x, interleaved)
+        values = reference.gated_activation(gate, up, activation)  # type: ignore[arg-type]
+        return self.quantize(values, global_scale, "row", "nvfp4", layout)
+
+    def quantize_dequantize(
+        self, x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, dtype: torch.dtype
+    ) -> Tensor:
+        """The values that `quantize` makes of x; here by way of the codes."""
+        parts = self.quantize(x, global_scale, granularity, scheme, "plain")
+        return self.dequantize(*parts, list(x.shape), "plain", dtype)
 
     @abstractmethod
     def matmul(

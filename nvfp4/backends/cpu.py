@@ -20,7 +20,7 @@ from nvfp4.backends.arguments import (
     as_rows,
     quantized_outputs,
 )
-from nvfp4.backends.base import Backend, Desc, refused_by_contract
+from nvfp4.backends.base import FUSED_OPS, Backend, Desc, refused_by_contract
 from nvfp4.backends.calls import record
 from nvfp4.formats import GROUP_SIZE
 
@@ -69,6 +69,10 @@ class CpuBackend(Backend):
         note = ""
         if desc.op in ("linear", "matmul", "gated_mlp") and desc.layout != "n16k64":
             note = f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"
+        if desc.op == "quantize_dequantize":
+            note = "; by way of the codes"
+        elif desc.op in FUSED_OPS:
+            note = "; the values first, by their definition in torch (slow)"
         return True, f"C++ {self.isa} kernels{note}"
 
     def weight_layout(self) -> str:

@@ -16,11 +16,13 @@ from nvfp4 import _C
 from nvfp4 import layout as layouts
 from nvfp4.backends import sm120, sm120_gated
 from nvfp4.backends.arguments import (
+    ACTIVATION_CODES,
     COMPUTE_TENSOR,
     DTYPE_CODES,
     SCALE_LAYOUT_CODES,
     SCHEME_CODES,
     as_rows,
+    mode_of,
     quantized_outputs,
 )
 from nvfp4.backends.base import NEGATIVE_SCALE, Backend, Desc, refused_by_contract
@@ -58,6 +60,14 @@ def _aligned(t: Tensor) -> Tensor:
     """The tensor, contiguous and beginning at a multiple of 16 bytes: kernels load whole words."""
     t = t.contiguous()
     return t if t.data_ptr() % 16 == 0 else t.clone()
+
+
+def _aligned_rows(x: Tensor) -> tuple[Tensor, int, int]:
+    """As `as_rows`, with every row at a multiple of 16 bytes: the fused kernels read whole words only."""
+    x, rows, stride = as_rows(x)
+    if x.data_ptr() % 16 or (rows > 1 and stride * x.itemsize % 16):
+        return as_rows(x.clone(memory_format=torch.contiguous_format))
+    return x, rows, stride
 
 
 class CudaBackend(Backend):
@@ -123,6 +133,72 @@ class CudaBackend(Backend):
             _kernels.quantize(
                 x.data_ptr(), DTYPE_CODES[x.dtype], rows, x.shape[-1], stride, mode, SCHEME_CODES[scheme],
                 SCALE_LAYOUT_CODES[layout], out.global_scale.data_ptr(), out.packed.data_ptr(), out.scale.data_ptr(),
+                workspace.data_ptr(), torch.cuda.current_stream().cuda_stream,
+            )  # fmt: skip
+        return out
+
+    def rms_norm_quantize(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        unit_offset: bool,
+        residual: Tensor | None,
+        global_scale: Tensor | None,
+        layout: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One kernel; rows that do not begin at multiples of 16 bytes are copied first."""
+        record("cuda/rms_norm_quantize")
+        mode, out = quantized_outputs(x, global_scale, "row", layout)
+        device, shape, k = x.device, x.shape, x.shape[-1]
+        x, rows, stride = _aligned_rows(x)
+        weight = _aligned(weight)
+        total = torch.empty(shape if residual is not None else (0,), dtype=x.dtype, device=device)
+        residual_address = residual_stride = total_address = 0
+        if residual is not None:
+            residual, _, residual_stride = _aligned_rows(residual)
+            residual_address, total_address = residual.data_ptr(), total.data_ptr()
+        with torch.cuda.device(device):
+            _kernels.rms_norm_quantize(
+                x.data_ptr(), DTYPE_CODES[x.dtype], rows, k, stride, weight.data_ptr(), eps, unit_offset,
+                residual_address, residual_stride, total_address, mode, SCALE_LAYOUT_CODES[layout],
+                out.global_scale.data_ptr(), out.packed.data_ptr(), 0, out.scale.data_ptr(), 0, 0, 0, 0, 0, 0, 0,
+                torch.cuda.current_stream().cuda_stream,
+            )  # fmt: skip
+        return *out, total
+
+    def gated_quantize(
+        self, x: Tensor, activation: str, interleaved: bool, global_scale: Tensor | None, layout: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One kernel; rows that do not begin at multiples of 16 bytes are copied first."""
+        record("cuda/gated_quantize")
+        k = x.shape[-1] // 2
+        mode, out = quantized_outputs(x[..., :k], global_scale, "row", layout)
+        x, rows, stride = _aligned_rows(x)
+        with torch.cuda.device(x.device):
+            _kernels.gated_quantize(
+                x.data_ptr(), DTYPE_CODES[x.dtype], rows, k, stride, ACTIVATION_CODES[activation], interleaved, mode,
+                SCALE_LAYOUT_CODES[layout], out.global_scale.data_ptr(), out.packed.data_ptr(), 0,
+                out.scale.data_ptr(), 0, 0, 0, 0, 0, torch.cuda.current_stream().cuda_stream,
+            )  # fmt: skip
+        return out
+
+    def quantize_dequantize(
+        self, x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, dtype: torch.dtype
+    ) -> Tensor:
+        """As many passes as `quantize`; rows that do not begin at multiples of 16 bytes are copied first."""
+        record("cuda/quantize_dequantize")
+        out = torch.empty(x.shape, dtype=dtype, device=x.device)
+        x, rows, stride = _aligned_rows(x)
+        mode = mode_of(global_scale, granularity)
+        workspace = torch.empty(
+            _kernels.WORKSPACE_BYTES if mode == COMPUTE_TENSOR else 0, dtype=torch.uint8, device=x.device
+        )
+        global_scale = None if global_scale is None else global_scale.contiguous()
+        with torch.cuda.device(x.device):
+            _kernels.quantize_dequantize(
+                x.data_ptr(), DTYPE_CODES[x.dtype], rows, x.shape[-1], stride, mode, SCHEME_CODES[scheme],
+                0 if global_scale is None else global_scale.data_ptr(), out.data_ptr(), DTYPE_CODES[dtype],
                 workspace.data_ptr(), torch.cuda.current_stream().cuda_stream,
             )  # fmt: skip
         return out

@@ -55,12 +55,12 @@ __device__ __forceinline__ float round_through(float x) {
   return to_float(static_cast<T>(x));
 }
 
-// Pairs of 16-bit numbers.
+// Pairs of 16-bit numbers: the larger magnitudes, under signs that mean nothing; a NaN wins.
 __device__ __forceinline__ uint32_t larger_magnitudes(uint32_t a, uint32_t b, __half) {
-  return bits_of(__hmax2_nan(pair_of<__half2>(a & 0x7FFF7FFFu), pair_of<__half2>(b & 0x7FFF7FFFu)));
+  return ptx::larger_magnitudes_f16x2(a, b);
 }
 __device__ __forceinline__ uint32_t larger_magnitudes(uint32_t a, uint32_t b, __nv_bfloat16) {
-  return bits_of(__hmax2_nan(pair_of<__nv_bfloat162>(a & 0x7FFF7FFFu), pair_of<__nv_bfloat162>(b & 0x7FFF7FFFu)));
+  return ptx::larger_magnitudes_bf16x2(a, b);
 }
 // All ones in the halves where a >= b.
 __device__ __forceinline__ uint32_t at_least(uint32_t a, uint32_t b, __half) {
@@ -90,6 +90,17 @@ struct Block {
 
   __device__ __forceinline__ uint32_t word(int i) const { return (&words[0].x)[i]; }
 
+  // Every value takes the place of the one before it; the last becomes zero.
+  __device__ __forceinline__ void drop_first() {
+    uint32_t* all = &words[0].x;
+    constexpr int kWords = static_cast<int>(sizeof(T)) * 4;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      const uint32_t next = i + 1 < kWords ? all[i + 1] : 0;
+      all[i] = sizeof(T) == 4 ? next : __funnelshift_r(all[i], next, 16);
+    }
+  }
+
   __device__ __forceinline__ float value(int i) const {
     if constexpr (sizeof(T) == 4) {
       return __uint_as_float(word(i));
@@ -113,7 +124,7 @@ struct Block {
 #pragma unroll
       for (int i = 1; i < kGroupSize / 2; ++i) pair = larger_magnitudes(pair, word(i), T());
       pair = larger_magnitudes(pair, pair >> 16, T());
-      const auto half_word = static_cast<uint16_t>(pair);
+      const auto half_word = static_cast<uint16_t>(pair & 0x7FFFu);
       T result;
       memcpy(&result, &half_word, sizeof(result));
       return __float_as_uint(to_float(result));
@@ -263,10 +274,16 @@ __device__ __forceinline__ uint2 block_codes(const Block<T>& block, uint32_t ama
                                              float global_scale, Scheme scheme) {
   const float step = step_of(scale_byte, global_scale);
   if (is_usual(amax_bits, step, scheme)) return encode_usual(block, step);
-  uint32_t codes[2] = {0, 0};
-#pragma unroll
-  for (int i = 0; i < kGroupSize; ++i) codes[i / 8] |= encode_rare(block.value(i), step, scheme) << 4 * (i % 8);
-  return make_uint2(codes[0], codes[1]);
+  // Registers cannot be indexed, so in this loop the block moves past its first value.
+  Block<T> rest = block;
+  uint2 codes = make_uint2(0, 0);
+#pragma unroll 1
+  for (int i = 0; i < kGroupSize; ++i) {
+    codes.x = codes.x >> 4 | codes.y << 28;
+    codes.y = codes.y >> 4 | encode_rare(rest.value(0), step, scheme) << 28;
+    rest.drop_first();
+  }
+  return codes;
 }
 
 }  // namespace nvfp4::cuda

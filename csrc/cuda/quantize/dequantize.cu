@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cuda/quantize/arguments.cuh"
+#include "cuda/quantize/values.cuh"
 
 namespace nvfp4::cuda {
 namespace {
@@ -19,16 +20,7 @@ __global__ void __launch_bounds__(kThreads)
   const uint8_t byte = p.scale[swizzled ? swizzled_offset(row, group, groups) : index];
   const float step = __fdiv_rn(e4m3_to_float(byte), p.global_scale[p.global_scale_per_row ? row : 0]);
   const uint2 codes = reinterpret_cast<const uint2*>(p.packed)[index];
-  alignas(16) T values[kGroupSize];
-#pragma unroll
-  for (int i = 0; i < kGroupSize; i += 2) {
-    const float2 pair = __half22float2(ptx::e2m1x2_to_half2((i < 8 ? codes.x : codes.y) >> 4 * (i % 8) & 0xFFu));
-    values[i] = static_cast<T>(pair.x * step);
-    values[i + 1] = static_cast<T>(pair.y * step);
-  }
-  auto* out = reinterpret_cast<uint4*>(static_cast<T*>(p.out) + index * kGroupSize);
-#pragma unroll
-  for (int i = 0; i < static_cast<int>(sizeof(T)); ++i) out[i] = reinterpret_cast<const uint4*>(values)[i];
+  write_decoded(static_cast<T*>(p.out) + index * kGroupSize, codes, step);
 }
 
 // kToSwizzled: every byte of the swizzled buffer is written, padding with zeros. Otherwise every byte of the plain one.

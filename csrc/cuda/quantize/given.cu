@@ -1,34 +1,11 @@
-// Quantisation by a global scale that is known: given, or left as an amax by the kernel before. A thread a block.
-#include "cuda/ptx/launch_control.cuh"
-#include "cuda/quantize/arguments.cuh"
+// Quantisation of x by a global scale that is known, and the amax of a tensor.
+#include "cuda/quantize/given.cuh"
+#include "cuda/quantize/source.cuh"
 
 namespace nvfp4::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-template <typename T, bool kAligned>
-__global__ void __launch_bounds__(kThreads) quantize_given(const __grid_constant__ QuantizeArguments p) {
-  ptx::launch_dependents();
-  if (blockIdx.x >= p.data_grid) {
-    return write_rest(p, int64_t{blockIdx.x - p.data_grid} * kThreads + threadIdx.x);
-  }
-  const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
-  const uint32_t row = p.by_groups.divide(index);
-  if (row >= p.rows) return;
-  const uint32_t group = index - row * p.by_groups.divisor;
-  Block<T> block;
-  block.template load<kAligned>(static_cast<const T*>(p.x) + row * p.row_stride + int64_t{group} * kGroupSize);
-  float global_scale;
-  if (p.amax != nullptr) {
-    global_scale = global_scale_of<T>(__uint_as_float(*p.amax), p.scheme);
-    if (index == 0) *p.global_scale = global_scale;
-  } else {
-    global_scale = p.global_scale[p.per_row ? row : 0];
-  }
-  store_block(p, block, block.amax_bits(), global_scale, row, group);
-  if (p.per_row ? group == 0 : index == 0) store_factors(p.gemm, p.per_row ? row : 0, global_scale);
-}
 
 template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
@@ -50,9 +27,8 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void launch_quantize_given(const QuantizeProblem& problem, QuantizeArguments p, cudaStream_t stream) {
-  p.data_grid = static_cast<unsigned>(ceil_div(p.rows * p.groups, kThreads));
   with_element(problem, [&](auto element, auto aligned) {
-    launch_with_rest(quantize_given<decltype(element), decltype(aligned)::value>, p, kThreads, stream);
+    launch_given(Plain<decltype(element), decltype(aligned)::value>(problem), ToCodes(), p, stream);
   });
 }
 

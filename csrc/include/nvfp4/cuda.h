@@ -31,8 +31,8 @@ bool runs_on(int major, int minor);
 // scale.
 inline constexpr int64_t kWorkspaceBytes = sizeof(uint32_t);
 
-// x [rows, cols] to codes, block scales and, where the mode computes it, global scales. Padding of swizzled scales is
-// written with zeros.
+// x [rows, cols], or what a gated activation or an RMS norm makes of it, to codes, block scales and, where the mode
+// computes it, global scales. Padding of swizzled scales is written with zeros.
 void quantize(const QuantizeProblem& problem, void* workspace, Stream stream);
 
 // Codes and scales to values.

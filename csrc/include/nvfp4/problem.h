@@ -31,6 +31,17 @@ struct GemmPreparation {
   int64_t zero_count = 0;
 };
 
+// An RMS norm before quantising: y = x / sqrt(mean(x^2) + eps) * weight, rounded once. With a residual it is x +
+// residual, rounded, that is normalised.
+struct RmsNorm {
+  const void* weight = nullptr;    // [cols] as x; null: no norm
+  double eps = 0.0;                // at least 1e-30
+  bool unit_offset = false;        // 1 + weight in the place of weight
+  const void* residual = nullptr;  // [rows, cols] as x, or null
+  int64_t residual_stride = 0;     // in elements
+  void* sum = nullptr;  // [rows, cols] contiguous: x + residual. Long rows are read again, so neither's memory
+};
+
 struct QuantizeProblem {
   const void* x = nullptr;  // [rows, cols], columns contiguous
   DType dtype = DType::kFloat32;
@@ -46,6 +57,14 @@ struct QuantizeProblem {
   // On the GPU only:
   int64_t packed_pitch = 0;  // bytes from row to row of codes, a multiple of 8; 0: cols / 2
   GemmPreparation gemm;
+  // What is quantised in the place of x, with rows at multiples of 16 bytes and no global scale computed per tensor:
+  Activation activation = Activation::kNone;  // of x [rows, 2 * cols], gate | up
+  bool interleaved = false;                   // eight columns of gate, eight of up, and so on
+  RmsNorm norm;
+  void* values = nullptr;  // [rows, cols] contiguous as x: what was quantised; or null
+  // In the place of codes and scales: their values, [rows, cols] contiguous. A computed global scale may be null then.
+  void* dequantized = nullptr;
+  DType dequantized_dtype = DType::kBFloat16;
 };
 
 struct DequantizeProblem {
