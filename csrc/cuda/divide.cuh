@@ -44,6 +44,8 @@ __device__ __forceinline__ float divide_any(float x, float b) {
     asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(b));  // 0, infinity and NaN exactly; else only its sign matters
     return x * r;
   }
+  // The residual below is a zero of its own sign.
+  if (size_x == 0) return __uint_as_float(__float_as_uint(x) ^ (__float_as_uint(b) & 0x80000000u));
   const double r = reciprocal(static_cast<double>(b)), quotient = static_cast<double>(x) * r;
   return static_cast<float>(fma(fma(-quotient, static_cast<double>(b), static_cast<double>(x)), r, quotient));
 }

@@ -189,6 +189,8 @@ class CudaBackend(Backend):
         """As many passes as `quantize`; rows that do not begin at multiples of 16 bytes are copied first."""
         record("cuda/quantize_dequantize")
         out = torch.empty(x.shape, dtype=dtype, device=x.device)
+        if out.numel() == 0:
+            return out
         x, rows, stride = _aligned_rows(x)
         mode = mode_of(global_scale, granularity)
         workspace = torch.empty(

@@ -20,6 +20,7 @@ struct QuantizeArguments {
   uint32_t row_atoms;   // atoms beside one another
   bool per_row;
   bool computed;         // the global scale, of every row from its values
+  uint32_t part_shift;   // 1 << part_shift thread blocks a row: each measures all of it and encodes a part
   uint32_t data_grid;    // thread blocks that quantise; those after them write the rest
   int64_t padding;       // units of it
   const uint32_t* amax;  // one tensor's amax as bits, where it was just computed; then global_scale is written

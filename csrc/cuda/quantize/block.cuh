@@ -9,6 +9,7 @@
 
 #include "cuda/divide.cuh"
 #include "cuda/ptx/convert.cuh"
+#include "cuda/ptx/load.cuh"
 #include "nvfp4/formats.h"
 #include "nvfp4/problem.h"
 
@@ -80,7 +81,9 @@ struct Block {
   __device__ __forceinline__ void load(const T* x) {
     if constexpr (kAligned) {
 #pragma unroll
-      for (int i = 0; i < static_cast<int>(sizeof(T)); ++i) words[i] = __ldg(reinterpret_cast<const uint4*>(x) + i);
+      for (int i = 0; i < static_cast<int>(sizeof(T)); ++i) {
+        words[i] = ptx::load_once(reinterpret_cast<const uint4*>(x) + i);
+      }
     } else {
       T* values = reinterpret_cast<T*>(words);
 #pragma unroll

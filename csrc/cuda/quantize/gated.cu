@@ -29,6 +29,8 @@ struct Gated : Direct {
         next(p.interleaved ? 16 : 8),
         activation(p.activation) {}
 
+  bool writes() const { return values != nullptr; }
+
   __device__ __forceinline__ void load(Block<T>& block, uint32_t row, uint32_t group) const {
     const T* first = x + row * row_stride + 2 * int64_t{group} * next;
     switch (activation) {

@@ -46,6 +46,8 @@ struct Norm {
         inverse_cols(1.0 / static_cast<double>(p.cols)),
         offset(p.norm.unit_offset ? Factor(1) : Factor(-0.0)) {}
 
+  bool writes() const { return sum != nullptr || values != nullptr; }
+
   __device__ __forceinline__ void load(Block<T>& block, uint32_t row, uint32_t group) const {
     block.template load<true>(x + row * row_stride + int64_t{group} * kGroupSize);
     if (residual == nullptr) return;
@@ -91,13 +93,13 @@ struct Norm {
   }
 
   __device__ __forceinline__ void finish(Block<T>& block, Factor factor, uint32_t row, uint32_t group) const {
-    Block<T> weights;
-    weights.template load<true>(weight + int64_t{group} * kGroupSize);
+    // Every row's, so worth a place in the L1.
+    const auto* weights = reinterpret_cast<const uint4*>(weight + int64_t{group} * kGroupSize);
 #pragma unroll
     for (int chunk = 0; chunk < static_cast<int>(sizeof(T)); ++chunk) {
       float a[kChunk<T>], w[kChunk<T>];
       unpack(block.words[chunk], a, T());
-      unpack(weights.words[chunk], w, T());
+      unpack(__ldg(weights + chunk), w, T());
 #pragma unroll
       for (int i = 0; i < kChunk<T>; ++i) {
         a[i] = static_cast<float>(static_cast<Factor>(a[i]) * factor * (static_cast<Factor>(w[i]) + offset));

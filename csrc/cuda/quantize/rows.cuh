@@ -65,10 +65,14 @@ struct RowShape {
 // are on their way from memory.
 template <typename Source, typename Shape>
 inline constexpr int kLeastRowBlocks =
-    Shape::kLong ? 1
-    : Source::kLight && Shape::kThreads == 512 && Shape::kEach * sizeof(typename Source::Value) <= 4
-        ? 3
-        : 1024 / Shape::kThreads;
+    Shape::kLong
+        ? 1
+        : (Source::kLight && Shape::kThreads >= 512 && Shape::kEach * sizeof(typename Source::Value) <= 4 ? 1536
+                                                                                                          : 1024) /
+              Shape::kThreads;
+
+// With few rows most SMs would be idle, and one would be busy for long with encoding a row.
+inline constexpr int64_t kFewThreadBlocks = 128;
 
 template <typename Source, typename Sink, typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, kLeastRowBlocks<Source, Shape>)
@@ -82,7 +86,9 @@ __global__ void __launch_bounds__(Shape::kThreads, kLeastRowBlocks<Source, Shape
     return write_rest(p, int64_t{blockIdx.x - p.data_grid} * blockDim.x + threadIdx.x);
   }
   const Team<kWarpRow> team;
-  const uint32_t row = kWarpRow ? blockIdx.x * kWarpsTogether + threadIdx.x / kWarp : blockIdx.x;
+  const uint32_t row = kWarpRow ? blockIdx.x * kWarpsTogether + threadIdx.x / kWarp : blockIdx.x >> p.part_shift;
+  const uint32_t last_part = (1u << p.part_shift) - 1, part = kWarpRow ? 0 : blockIdx.x & last_part;
+  const bool first_thread = team.lane == 0 && part == 0;
   if (row >= p.rows) return;  // a whole warp; thread blocks that synchronise have a row each
   const uint32_t groups = p.by_groups.divisor;
   Block<T> blocks[kEach];
@@ -132,17 +138,19 @@ __global__ void __launch_bounds__(Shape::kThreads, kLeastRowBlocks<Source, Shape
   float global_scale;
   if (computed) {
     global_scale = global_scale_of<T>(__uint_as_float(team.largest(largest)), p.scheme);
-    if (team.lane == 0 && p.global_scale != nullptr) p.global_scale[row] = global_scale;
+    if (first_thread && p.global_scale != nullptr) p.global_scale[row] = global_scale;
   } else {
     global_scale = p.global_scale[p.per_row ? row : 0];
   }
-  if (team.lane == 0 && (p.per_row || row == 0)) store_factors(p.gemm, p.per_row ? row : 0, global_scale);
+  if (first_thread && (p.per_row || row == 0)) store_factors(p.gemm, p.per_row ? row : 0, global_scale);
   each_turn([&](uint32_t first) {
     if (kLong) {
       read(first);
       shape(first);
     }
-    each(first, [&](int i, uint32_t group) { sink.store(p, blocks[i], amax[i], global_scale, row, group); });
+    each(first, [&](int i, uint32_t group) {
+      if ((group / kWarp & last_part) == part) sink.store(p, blocks[i], amax[i], global_scale, row, group);
+    });
   });
 }
 
@@ -150,21 +158,32 @@ template <typename Shape, typename Source, typename Sink>
 void launch_rows(const Source& source, const Sink& sink, QuantizeArguments p, cudaStream_t stream) {
   const int64_t team = round_up(ceil_div(p.groups, Shape::kEach), kWarp);
   const int threads = Shape::kWarpRow ? Shape::kThreads : static_cast<int>(std::min<int64_t>(team, Shape::kThreads));
-  p.data_grid = static_cast<unsigned>(Shape::kWarpRow ? ceil_div(p.rows, kWarpsTogether) : p.rows);
+  p.part_shift = 0;
+  while (!Shape::kWarpRow && !source.writes() && p.rows << (p.part_shift + 1) <= kFewThreadBlocks &&
+         p.groups >> (p.part_shift + 1) >= 2 * kWarp) {
+    ++p.part_shift;
+  }
+  p.data_grid = static_cast<unsigned>(Shape::kWarpRow ? ceil_div(p.rows, kWarpsTogether) : p.rows << p.part_shift);
   launch_with_rest(quantize_rows<Source, Sink, Shape>, p, threads, stream, source, sink);
 }
 
 // A row's shape depends on its length alone, and with it the order in which a norm's squares are added.
 template <typename Source, typename Sink>
 void launch_rows(const Source& source, const Sink& sink, QuantizeArguments p, cudaStream_t stream) {
-  constexpr int kEach = Source::kLight || sizeof(typename Source::Value) == 2 ? 2 : 1;
+  constexpr bool kNarrow = sizeof(typename Source::Value) == 2;
+  constexpr int kEach = Source::kLight || kNarrow ? 2 : 1;
   using Short = RowShape<kWarp, kEach>;
   using Middle = RowShape<512, kEach>;
   using Whole = RowShape<1024, kEach>;
+  // Two of its thread blocks on an SM hold two rows, one of which is read while the other is encoded.
+  using Wide =
+      std::conditional_t<!kNarrow, Whole, std::conditional_t<Source::kLight, RowShape<704, 2>, RowShape<512, 3>>>;
   if (p.groups <= Short::kGroups) {
     launch_rows<Short>(source, sink, p, stream);
   } else if (Source::kLight && p.groups <= Middle::kGroups) {
     launch_rows<std::conditional_t<Source::kLight, Middle, Whole>>(source, sink, p, stream);
+  } else if (kNarrow && p.groups > Middle::kGroups && p.groups <= Wide::kGroups) {
+    launch_rows<Wide>(source, sink, p, stream);
   } else if (p.groups <= Whole::kGroups) {
     launch_rows<Whole>(source, sink, p, stream);
   } else {

@@ -3,6 +3,7 @@
 //   load                         what is read of a block;
 //   kNormalises, Factor, factor  whether, and which, number of the whole row is found from what was read;
 //   finish                       makes values of what was read;
+//   writes                       whether load or finish write to memory;
 //   kLight                       whether little is kept in registers beside the values.
 #pragma once
 
@@ -15,6 +16,8 @@ namespace nvfp4::cuda {
 struct Direct {
   static constexpr bool kNormalises = false;
   using Factor = int;
+
+  bool writes() const { return false; }
 
   template <typename T>
   __device__ __forceinline__ void finish(Block<T>&, Factor, uint32_t, uint32_t) const {}
