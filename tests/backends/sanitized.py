@@ -1,6 +1,7 @@
 """What compute-sanitizer watches: every instance of the SM120 product on tiny shapes, and the ops around it.
 
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 PYTHONPATH=tests compute-sanitizer --tool memcheck python tests/backends/sanitized.py
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 PYTHONPATH=tests compute-sanitizer --tool memcheck \
+        python tests/backends/sanitized.py
 
 In a surrogate build (NVFP4_EMULATE_SM120) every plan of every instance runs, as racecheck and synccheck want it; in a
 model build the ops do, on memory that nobody wrote before, as initcheck wants it. The tests check numbers, this does
