@@ -1,7 +1,8 @@
 """The SM120 matrix products on a Hopper GPU, timed in a build with NVFP4_EMULATE_SM120=surrogate.
 
 ``python bench/sm120_emulated.py`` prints every kernel against two rooflines of the same run: a loop of the same
-products from registers alone, and memory read by bulk copies. CUDA graphs, rotating weights, medians.
+products from registers alone, and memory read by bulk copies. The main loop's own share comes from the time that twice
+as many columns take longer, in which launch, first copies and epilogue are not. CUDA graphs, rotating weights, medians.
 """
 
 from __future__ import annotations
@@ -91,13 +92,20 @@ def main() -> None:
             tokens = int(name.split("x")[0])
             tiles = -(-n // 128) * -(-m // tokens)
             group = max(1, round((sms * 128 / tokens) ** 0.5))
-            plan = dispatch.Sm120Plan(dispatch.sm120_shapes().index(name), sms, tiles // sms * sms, group)
-            refusal = dispatch.sm120_refusal(plan, m, n, k)
-            if refusal:
-                print(f"{m} x {n} x {k}: {refusal}")
-                continue
-            time = microseconds(product(plan, m, n, k, 2, False), 7)
-            print(f"{m} x {n} x {k} {name}: {time:.1f} us, {100 * m * n * k / 8192 / time / rate:.1f} % of the loop")
+            blocks = sms
+            plan = dispatch.Sm120Plan(dispatch.sm120_shapes().index(name), blocks, tiles // blocks * blocks, group)
+            if dispatch.sm120_refusal(plan, m, n, k):
+                # Fewer stages are left over than there are thread blocks: as many of these as share all tiles evenly.
+                blocks = next(b for b in range(sms, 0, -1) if tiles % b == 0)
+                plan = dispatch.Sm120Plan(dispatch.sm120_shapes().index(name), blocks, tiles, group)
+            time, twice = (microseconds(product(plan, m, n, columns, 2, False), 7) for columns in (k, 2 * k))
+            ideal = m * n * k / 8192 / rate
+            # Tiles in pieces are spread over all SMs; whole ones over the thread blocks there are.
+            loop_ideal = ideal * sms / blocks
+            print(
+                f"{m} x {n} x {k} {name}, {blocks} thread blocks: {time:.1f} us, {100 * ideal / time:.1f} % of the "
+                f"loop; main loop alone {100 * loop_ideal / (twice - time):.1f} %"
+            )
     for m in (1, 8, 16, 32, 64, 128, 256):
         for n, k in GEMMA:
             plan = dispatch.sm120_choose(m, n, k, kernels.gpu(0))
