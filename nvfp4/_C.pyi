@@ -304,11 +304,12 @@ class _Sm120Plan(Protocol):
     group: int
     seconds: float
     bound: str
+    tuned: bool
     name: str
 
 class _Dispatch(Protocol):
     Gpu: Callable[[int, float, float], _Gpu]  # (sms, clock, bandwidth)
-    Sm120Plan: Callable[[int, int, int, int], _Sm120Plan]  # (shape, blocks, whole, group)
+    Sm120Plan: Callable[..., _Sm120Plan]  # (shape, blocks, whole, group, tuned=False), all integers but the last
     def sm120_shapes(self) -> list[str]: ...
     def sm120_refusal(self, plan: _Sm120Plan, m: int, n: int, k: int) -> str: ...
     def sm120_candidates(self, m: int, n: int, k: int, gpu: _Gpu) -> list[_Sm120Plan]: ...

@@ -73,6 +73,8 @@ def test_a_choice_prints_itself() -> None:
     text = repr(dispatch.sm120_choose(2048, 43008, 5376, PRO6000))
     assert text.startswith("256x128x128, thread blocks: 188, whole tiles: 2632, predicted ")
     assert repr(dispatch.Sm120Plan(0, 188, 0, 1)) == "stream-8, thread blocks: 188, all tiles in pieces"
+    tuned = dispatch.Sm120Plan(6, 188, 2632, 12, tuned=True)
+    assert repr(tuned) == "256x128x128, thread blocks: 188, whole tiles: 2632, tuned on this GPU"
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ const std::vector<Sm120Shape>& sm120_shapes() {
 std::string sm120_describe(const Sm120Plan& plan) {
   const std::string name = shape_of(plan).name;
   const std::string tiles = plan.whole == 0 ? std::string("all tiles in pieces") : message("whole tiles: ", plan.whole);
-  const std::string when = plan.seconds > 0 ? message(", predicted ", plan.seconds * 1e6, " us, ", plan.bound) : "";
+  const std::string when = plan.tuned         ? std::string(", tuned on this GPU")
+                           : plan.seconds > 0 ? message(", predicted ", plan.seconds * 1e6, " us, ", plan.bound)
+                                              : std::string();
   return message(name, ", thread blocks: ", plan.blocks, ", ", tiles, when);
 }
 

@@ -34,10 +34,11 @@ struct Sm120Plan {
   int group = 1;   // token tiles that neighbouring thread blocks share a panel over
   double seconds = 0;
 
-  std::string bound;  // what the time is mostly: "memory", "tensor cores" or "latency"
+  std::string bound;   // what the time is mostly: "memory", "tensor cores" or "latency"
+  bool tuned = false;  // preferred by times measured on this GPU, not by the model alone
 };
 
-// Such as "256x128x128, 188 thread blocks, 2632 whole tiles and 56 in pieces, predicted 123.4 us, tensor cores".
+// Such as "256x128x128, thread blocks: 188, whole tiles: 2632, predicted 123.4 us, tensor cores".
 std::string sm120_describe(const Sm120Plan& plan);
 
 // Why a plan cannot run, or an empty string. The one predicate: the choice, the tuner and the launch all ask it.

@@ -18,18 +18,19 @@ void define_dispatch(py::module_ m) {
       .def_readonly("clock", &Gpu::clock)
       .def_readonly("bandwidth", &Gpu::bandwidth);
   py::class_<Sm120Plan>(m, "Sm120Plan", "How the SM120 matrix product runs.")
-      .def(py::init([](int shape, int blocks, int whole, int group) {
+      .def(py::init([](int shape, int blocks, int whole, int group, bool tuned) {
              Sm120Plan plan;
-             plan.shape = shape, plan.blocks = blocks, plan.whole = whole, plan.group = group;
+             plan.shape = shape, plan.blocks = blocks, plan.whole = whole, plan.group = group, plan.tuned = tuned;
              return plan;
            }),
-           "shape"_a, "blocks"_a, "whole"_a, "group"_a)
+           "shape"_a, "blocks"_a, "whole"_a, "group"_a, "tuned"_a = false)
       .def_readonly("shape", &Sm120Plan::shape)
       .def_readonly("blocks", &Sm120Plan::blocks)
       .def_readonly("whole", &Sm120Plan::whole)
       .def_readonly("group", &Sm120Plan::group)
       .def_readonly("seconds", &Sm120Plan::seconds)
       .def_readonly("bound", &Sm120Plan::bound)
+      .def_readonly("tuned", &Sm120Plan::tuned)
       .def_property_readonly(
           "name", [](const Sm120Plan& plan) { return sm120_shapes().at(static_cast<size_t>(plan.shape)).name; })
       .def("__repr__", &sm120_describe);

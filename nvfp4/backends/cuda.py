@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nvfp4 import _C
 from nvfp4 import layout as layouts
-from nvfp4.backends import sm120, sm120_gated
+from nvfp4.backends import sm120, sm120_gated, sm120_tuning
 from nvfp4.backends.arguments import (
     ACTIVATION_CODES,
     COMPUTE_TENSOR,
@@ -107,6 +107,9 @@ class CudaBackend(Backend):
                 answer += ", three launches"
         if _kernels.emulation():
             answer += f", their instruction emulated ({_kernels.emulation()}): a build for tests"
+        tuned = len(sm120_tuning.measured(torch.cuda.current_device()))
+        if tuned:
+            answer += f"; plans near {tuned} measured problems are tuned on this GPU"
         if desc.layout != "n128k128":
             answer += f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"
         return True, answer

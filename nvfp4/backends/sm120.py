@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nvfp4 import _C, reference
+from nvfp4.backends import sm120_tuning
 from nvfp4.backends.arguments import COMPUTE_ROW, COMPUTE_TENSOR, DTYPE_CODES, GIVEN_TENSOR, as_rows
 from nvfp4.formats import GROUP_SIZE
+from nvfp4.tuning import Problem
 
 __all__ = [
     "Epilogue",
@@ -112,7 +114,7 @@ def _gpu(index: int) -> Any:
 @lru_cache(maxsize=4096)
 def plan(m: int, n: int, k: int, index: int) -> Any:
     """How a product runs on the GPU of this index: `nvfp4._C.dispatch.Sm120Plan`, which prints itself."""
-    return _dispatch.sm120_choose(m, n, k, _gpu(index))
+    return sm120_tuning.choose(Problem(m, n, k), _gpu(index), sm120_tuning.measured(index))
 
 
 class Places(NamedTuple):

@@ -107,7 +107,7 @@ def parse_shape(text: str) -> tuple[int, int]:
     return n, k
 
 
-def parse_tokens(text: str) -> tuple[int, ...]:
+def parse_tokens(text: str, option: str = "--m") -> tuple[int, ...]:
     """``"1,16,256"`` as integers.
 
     Raises:
@@ -115,7 +115,7 @@ def parse_tokens(text: str) -> tuple[int, ...]:
     """
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"--m: got {text!r}, wanted positive integers with commas between them, such as 1,16,256")
+        raise ValueError(f"{option}: got {text!r}, wanted positive integers with commas between them, such as 1,16,256")
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 

@@ -6,13 +6,43 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Budget", "Samples", "Variant", "interleave", "per_call", "quantile"]
+import torch
+
+__all__ = ["Budget", "Samples", "Timer", "Variant", "by_clock", "by_events", "interleave", "per_call", "quantile"]
 
 Variant = Callable[[int], Callable[[], object]]
 """Given the number of a round, returns the call to be timed; choosing the round's operands is not timed."""
 
 Clock = Callable[[], int]
 """Nanoseconds, like `time.perf_counter_ns`."""
+
+Timer = Callable[[Callable[[], object]], float]
+"""Makes a call and returns the microseconds that it took."""
+
+
+def by_clock(clock: Clock = time.perf_counter_ns) -> Timer:
+    """Times what the CPU does; the tests pass a fake clock."""
+
+    def timer(call: Callable[[], object]) -> float:
+        start = clock()
+        call()
+        return (clock() - start) / 1e3
+
+    return timer
+
+
+def by_events(call: Callable[[], object]) -> float:
+    """Times what a call gives to the current CUDA stream, by the GPU's own clock. Waits for it."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    milliseconds: float = begin.elapsed_time(end)
+    return milliseconds * 1e3
+
+
+_WALL = by_clock()
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -63,7 +93,7 @@ class Budget:
 def interleave(
     variants: Mapping[str, Variant],
     budget: Budget,
-    clock: Clock = time.perf_counter_ns,
+    timer: Timer = _WALL,
     before: Callable[[], object] = lambda: None,
 ) -> dict[str, Samples]:
     """Time every variant in turn, after one untimed round.
@@ -71,7 +101,7 @@ def interleave(
     Args:
         variants: by name; each is given the number of the round, to rotate over its copies of the operands.
         budget: when to stop.
-        clock: nanoseconds; the tests pass a fake one.
+        timer: makes and times a call.
         before: is called before every call, outside of the timing.
 
     Returns:
@@ -87,9 +117,7 @@ def interleave(
                 continue
             call = variant(round_)
             before()
-            start = clock()
-            call()
-            taken.append((clock() - start) / 1e3)
+            taken.append(timer(call))
     return {name: Samples(tuple(taken)) for name, taken in times.items()}
 
 
@@ -97,7 +125,7 @@ def per_call(
     calls: Mapping[str, Callable[[], object]],
     repeats: int = 200,
     rounds: int = 15,
-    clock: Clock = time.perf_counter_ns,
+    timer: Timer = _WALL,
 ) -> dict[str, Samples]:
     """Microseconds a call, of calls too short to be timed one by one: a sample is the mean of `repeats` in a row."""
     indices = [None] * repeats
@@ -110,5 +138,5 @@ def per_call(
         return lambda _round: run
 
     loops = {name: looped(call) for name, call in calls.items()}
-    samples = interleave(loops, Budget(rounds, seconds=2.0), clock)
+    samples = interleave(loops, Budget(rounds, seconds=2.0), timer)
     return {name: Samples(tuple(us / repeats for us in taken.us)) for name, taken in samples.items()}

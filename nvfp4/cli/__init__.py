@@ -15,6 +15,7 @@ from nvfp4.cli.demo import demo
 from nvfp4.cli.evaluate import evaluate
 from nvfp4.cli.info import info
 from nvfp4.cli.selftest import selftest
+from nvfp4.cli.tune import tune
 
 __all__ = ["app", "main"]
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (info, bench, demo, evaluate, selftest):
+for _command in (info, bench, demo, evaluate, selftest, tune):
     app.command()(_command)
 
 

@@ -64,6 +64,7 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         lines += [line for found in report["backends"] for line in _backend_lines(found)]
     else:
         lines.append(f"  {report['backends']}")
+    lines += _lines("tuned on this machine", report["tuning"])
     check = report["self_check"]
     verdict = "passed" if check["passed"] else f"FAILED: {check['difference']}"
     lines += ["", f"self-check ({', '.join(check['kernels']) or 'no kernel ran'}): {verdict}"]

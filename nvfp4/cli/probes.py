@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nvfp4 import _C, backends, env, functional, reference
+from nvfp4.backends import sm120_tuning
 from nvfp4.bench import machine
 
 __all__ = ["collect", "openmp_runtimes", "self_check"]
@@ -128,6 +129,23 @@ def _backends() -> list[dict[str, Any]]:
     ]
 
 
+def _tuned(index: int) -> str:
+    store = sm120_tuning.store(index)
+    try:
+        count = len(store.load())
+    except (OSError, ValueError) as error:
+        return f"ignored: {error}"
+    return f"problems: {count}, in {store.key.path}" if count else f"none: `nvfp4 tune` makes {store.key.path}"
+
+
+def _tuning() -> dict[str, str] | str:
+    """The tuning file of every GPU that has one."""
+    served, reason = backends.BACKENDS["cuda"].supports(backends.Desc("linear", "cuda", layout="n128k128"))
+    if not served:
+        return f"none: {reason}"
+    return {f"cuda:{index}": _tuned(index) for index in range(torch.cuda.device_count())}
+
+
 def _compare() -> str:
     weight = torch.tensor(_ROWS)
     got = functional.quantize(weight)
@@ -162,6 +180,7 @@ def collect() -> dict[str, Any]:
         "openmp": _openmp,
         "environment": _environment,
         "backends": _backends,
+        "tuning": _tuning,
         "self_check": self_check,
     }
     return {name: _guarded(probe) for name, probe in probes.items()}

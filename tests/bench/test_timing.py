@@ -2,7 +2,7 @@
 
 import pytest
 
-from nvfp4.bench.timing import Budget, Samples, interleave, per_call
+from nvfp4.bench.timing import Budget, Samples, by_clock, interleave, per_call
 
 
 class FakeClock:
@@ -45,7 +45,7 @@ def test_variants_take_turns_and_rotate():
         clock.spend(500)  # Nor must waking the threads.
         woken.append(len(order))
 
-    samples = interleave({"a": variant("a", 10), "b": variant("b", 20)}, Budget(3, seconds=9), clock, before)
+    samples = interleave({"a": variant("a", 10), "b": variant("b", 20)}, Budget(3, seconds=9), by_clock(clock), before)
     assert order == [(r, name) for r in range(4) for name in "ab"]
     assert woken == [2, 3, 4, 5, 6, 7]  # before each timed call
     assert samples["a"].us == (10.0,) * 3
@@ -58,14 +58,14 @@ def test_a_slow_variant_stops_early_and_the_others_go_on():
     def variant(us):
         return lambda _: lambda: clock.spend(us)
 
-    samples = interleave({"slow": variant(1e6), "fast": variant(1)}, Budget(20, seconds=1.5, least=3), clock)
+    samples = interleave({"slow": variant(1e6), "fast": variant(1)}, Budget(20, seconds=1.5, least=3), by_clock(clock))
     assert len(samples["slow"].us) == 3
     assert len(samples["fast"].us) == 20
 
 
 def test_per_call_divides_by_the_repeats():
     clock = FakeClock()
-    samples = per_call({"a": lambda: clock.spend(5)}, repeats=7, rounds=2, clock=clock)
+    samples = per_call({"a": lambda: clock.spend(5)}, repeats=7, rounds=2, timer=by_clock(clock))
     assert samples["a"].us == pytest.approx((5.0, 5.0))
 
 

@@ -11,7 +11,7 @@ from nvfp4.cli import app
 def test_help_lists_the_commands():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("info", "bench", "demo", "evaluate"):
+    for command in ("info", "bench", "demo", "evaluate", "selftest", "tune"):
         assert command in result.output
 
 

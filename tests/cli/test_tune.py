@@ -1,0 +1,109 @@
+"""`nvfp4 tune` as a user types it."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from nvfp4 import _C, backends
+from nvfp4.backends import sm120_tuning
+from nvfp4.bench import tuning
+from nvfp4.cli import app, main, probes
+from nvfp4.tuning import Key, Store
+
+PRO6000 = _C.dispatch.Gpu(188, 2.4e9, 1.79e12)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["tune", *arguments], catch_exceptions=False)
+
+
+def error_of(monkeypatch, capsys, *arguments) -> str:
+    monkeypatch.setattr("sys.argv", ["nvfp4", "tune", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("nvfp4: error: ")
+    return captured.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with a GPU says something else")
+@pytest.mark.parametrize("arguments", [(), ("--show",), ("--clear",), ("--shape", "128,128", "--tokens", "512")])
+def test_without_a_gpu_it_says_why_and_prints_no_number(arguments, monkeypatch, capsys) -> None:
+    error = error_of(monkeypatch, capsys, *arguments)
+    assert "torch sees no GPU" in error or "no CUDA part" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shape", "64"], "--shape: got '64'"),
+        (["--shape", "64,20"], "multiple of 16"),
+        (["--tokens", "one"], "--tokens: got 'one'"),
+        (["--show", "--clear"], "wanted one of them"),
+    ],
+)
+def test_bad_options(arguments, message, monkeypatch, capsys) -> None:
+    assert message in error_of(monkeypatch, capsys, *arguments)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A GPU that is not here, on which every candidate takes as long as predicted."""
+    monkeypatch.setenv("NVFP4_CACHE", str(tmp_path))
+    found = Store(Key("GPU", "580", "0.1.0"), "sm120", partial(sm120_tuning.refusal, gpu=PRO6000))
+    monkeypatch.setattr(sm120_tuning, "store", lambda index: found)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(tuning, "_kernels", SimpleNamespace(gpu=lambda index: PRO6000))
+    monkeypatch.setattr(tuning, "check_tunable", lambda: None)
+    monkeypatch.setattr(tuning, "_weights", lambda n, k: [torch.empty(0)])
+
+    def measure(problem, plans, weights):
+        return {name: plan.seconds * 1e6 for name, plan in plans.items()}
+
+    monkeypatch.setattr(tuning, "measure", measure)
+    return found
+
+
+def test_measure_show_clear(store) -> None:
+    assert "nothing is stored" in invoke("--show").output
+    result = invoke("--shape", "5376,21504", "--tokens", "16,512,2048")
+    assert result.exit_code == 0
+    assert "fastest" in result.output
+    assert f"problems stored: 2, in {store.key.path}" in result.output
+    assert {problem.m for problem in store.load()} == {512, 2048}
+    assert invoke("--tokens", "1024").exit_code == 0
+    shown = invoke("--show")
+    assert "43008" in shown.output
+    assert "problems stored: 4" in shown.output
+    assert f"removed {store.key.path}" in invoke("--clear").output
+    assert "nothing to remove" in invoke("--clear").output
+    assert store.load() == {}
+
+
+def test_only_streamed_tokens_store_nothing(store) -> None:
+    result = invoke("--tokens", "1,256")
+    assert result.exit_code == 0
+    assert "nothing is stored" in result.output
+    assert not store.key.path.exists()
+
+
+def test_info_names_the_file(store, monkeypatch) -> None:
+    monkeypatch.setattr(backends.BACKENDS["cuda"], "supports", lambda desc: (True, "SM120 kernels"))
+    assert probes._tuning() == {"cuda:0": f"none: `nvfp4 tune` makes {store.key.path}"}
+    invoke("--shape", "5376,21504", "--tokens", "512")
+    assert probes._tuning() == {"cuda:0": f"problems: 1, in {store.key.path}"}
+    store.key.path.write_text("{")
+    assert probes._tuning()["cuda:0"].startswith(f"ignored: {store.key.path}: Invalid JSON")
+
+
+def test_a_damaged_file_is_shown_as_an_error(store, monkeypatch, capsys) -> None:
+    store.key.path.write_text("{")
+    assert "Invalid JSON" in error_of(monkeypatch, capsys, "--show")
