@@ -146,6 +146,7 @@ def test_every_public_function_works_after_every_import(imported) -> None:
         **dict.fromkeys(tensors, "Tensor"),
         **dict.fromkeys(coded, "NVFP4Tensor"),
         **dict.fromkeys(("NVFP4Linear", "prepare"), "NVFP4Linear"),
+        "GatedMLP": "GatedMLP",
         "Recipe": "Recipe",
         "evaluate": "Evaluation",
         "quantize_model": "QuantizationReport",

@@ -27,7 +27,7 @@ struct GemmPreparation {
   // The same of a second product, whose input the first one quantises by a global scale that is known before.
   const float* next_global_scale[2] = {nullptr, nullptr};  // [1] each: of its input and of its weight
   float* next_alpha = nullptr;                             // [1], or null
-  uint32_t* zeros = nullptr;             // [zero_count], or null
+  uint32_t* zeros = nullptr;                               // [zero_count], or null
   int64_t zero_count = 0;
 };
 
