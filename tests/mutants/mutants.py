@@ -3,7 +3,8 @@
     python tests/mutants/mutants.py build OUT     # compiles every mutant: half a minute each on 2 cores, no GPU
     python tests/mutants/mutants.py run OUT       # on a Hopper GPU: runs its suite over each and prints who caught it
 
-OUT holds one compiled module a mutant. `run` wants the package importable and takes everything but the module from it.
+OUT holds one compiled module a mutant, and one without a fault a kind of build, which has to pass: else whatever
+happens to the mutants says nothing. `run` takes everything but the module from the checkout.
 """
 
 from __future__ import annotations
@@ -163,6 +164,13 @@ MUTANTS = [
 ]
 
 
+CONTROLS = [Mutant("no fault", kind, "", "", "") for kind in SUITES]
+
+
+def _module_of(out: Path, mutant: Mutant) -> Path:
+    return out / f"{mutant.build}-{mutant.name.replace(' ', '-')}.so"
+
+
 def build(out: Path) -> None:
     """Compile every mutant, one build folder a kind, so that only what changed is compiled again."""
     out.mkdir(parents=True, exist_ok=True)
@@ -170,52 +178,55 @@ def build(out: Path) -> None:
         for kind in SUITES:
             copy = Path(scratch, kind)
             shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "build", "_C*.so", "__pycache__", ".*"))
-            for mutant in (m for m in MUTANTS if m.build == kind):
-                source = copy / mutant.path
+            for mutant in (m for m in CONTROLS + MUTANTS if m.build == kind):
+                source = copy / (mutant.path or "setup.py")
                 text = source.read_text()
                 if mutant.old not in text:
                     raise SystemExit(
                         f"{mutant.name}: {mutant.path} no longer holds the text to change; mend the mutant"
                     )
-                source.write_text(text.replace(mutant.old, mutant.new))
+                if mutant.path:
+                    source.write_text(text.replace(mutant.old, mutant.new))
                 command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
                 subprocess.run(command, cwd=copy, env={**os.environ, "NVFP4_EMULATE_SM120": kind}, check=True)
                 (module,) = (copy / "nvfp4").glob("_C*.so")
-                shutil.copy(module, out / f"{kind}-{mutant.name}.so")
+                shutil.copy(module, _module_of(out, mutant))
                 source.write_text(text)
+
+
+def caught_by(out: Path, mutant: Mutant) -> str:
+    """The test that failed over a mutant, ``hung``, or an empty string when its suite passed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copytree(ROOT / "nvfp4", Path(scratch, "nvfp4"), ignore=shutil.ignore_patterns("_C*.so"))
+        module = "_C" + sysconfig.get_config_var("EXT_SUFFIX")
+        shutil.copy(_module_of(out, mutant), Path(scratch, "nvfp4", module))
+        paths = os.pathsep.join((scratch, str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")))
+        command = [sys.executable, "-m", "pytest", "-c", os.devnull, "-qx", "--rootdir", "tests", SUITES[mutant.build]]
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
+                timeout=SECONDS, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return "hung"
+    if done.returncode == 0:
+        return ""
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    if not failed:
+        raise SystemExit(f"{mutant.name}: its suite did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return failed[0].removeprefix("FAILED ")[:100]
 
 
 def run(out: Path) -> None:
     """Print a table of the mutants and what caught them; end with an error when one was not."""
+    for control in CONTROLS:
+        if caught := caught_by(out, control):
+            raise SystemExit(f"the {control.build} build without a fault does not pass its suite: {caught}")
     escaped = 0
     for mutant in MUTANTS:
-        with tempfile.TemporaryDirectory() as scratch:
-            shutil.copytree(ROOT / "nvfp4", Path(scratch, "nvfp4"), ignore=shutil.ignore_patterns("_C*.so"))
-            module = "_C" + sysconfig.get_config_var("EXT_SUFFIX")
-            shutil.copy(out / f"{mutant.build}-{mutant.name}.so", Path(scratch, "nvfp4", module))
-            paths = os.pathsep.join((scratch, str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")))
-            command = [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-c",
-                os.devnull,
-                "-qx",
-                "--rootdir",
-                "tests",
-                SUITES[mutant.build],
-            ]
-            try:
-                done = subprocess.run(
-                    command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
-                    timeout=SECONDS, check=False,
-                )  # fmt: skip
-            except subprocess.TimeoutExpired:
-                print(f"| {mutant.name} | {mutant.build} | hung |", flush=True)
-                continue
-            failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-            escaped += not failed
-            print(f"| {mutant.name} | {mutant.build} | {failed[0][7:107] if failed else 'NOT CAUGHT'} |", flush=True)
+        caught = caught_by(out, mutant)
+        escaped += not caught
+        print(f"| {mutant.name} | {mutant.build} | {caught or 'NOT CAUGHT'} |", flush=True)
     if escaped:
         raise SystemExit(f"{escaped} mutants were not caught")
 

@@ -61,15 +61,11 @@ struct RowShape {
   static constexpr int64_t kGroups = int64_t{kMost} * kEach;  // of a row that is not long
 };
 
-// Thread blocks that an SM can hold, to bound registers: 64 each, or 40 where little is kept in them, so that more rows
-// are on their way from memory.
+// Thread blocks that an SM can hold, to bound registers: 64 each, or 40 for 16-bit values in thread blocks of their
+// own, so that more rows are on their way from memory.
 template <typename Source, typename Shape>
 inline constexpr int kLeastRowBlocks =
-    Shape::kLong
-        ? 1
-        : (Source::kLight && Shape::kThreads >= 512 && Shape::kEach * sizeof(typename Source::Value) <= 4 ? 1536
-                                                                                                          : 1024) /
-              Shape::kThreads;
+    Shape::kLong ? 1 : (sizeof(typename Source::Value) == 2 && Shape::kThreads >= 512 ? 1536 : 1024) / Shape::kThreads;
 
 // With few rows most SMs would be idle, and one would be busy for long with encoding a row.
 inline constexpr int64_t kFewThreadBlocks = 128;
@@ -173,16 +169,15 @@ void launch_rows(const Source& source, const Sink& sink, QuantizeArguments p, cu
   constexpr bool kNarrow = sizeof(typename Source::Value) == 2;
   constexpr int kEach = Source::kLight || kNarrow ? 2 : 1;
   using Short = RowShape<kWarp, kEach>;
-  using Middle = RowShape<512, kEach>;
+  // Up to 512 threads many rows share an SM; 704 let two, one of which is read while the other is encoded.
+  using Middle = RowShape<512, kNarrow && !Source::kLight ? 1 : kEach>;
+  using Wide = std::conditional_t<kNarrow, RowShape<704, 2>, RowShape<1024, kEach>>;
   using Whole = RowShape<1024, kEach>;
-  // Two of its thread blocks on an SM hold two rows, one of which is read while the other is encoded.
-  using Wide =
-      std::conditional_t<!kNarrow, Whole, std::conditional_t<Source::kLight, RowShape<704, 2>, RowShape<512, 3>>>;
   if (p.groups <= Short::kGroups) {
     launch_rows<Short>(source, sink, p, stream);
-  } else if (Source::kLight && p.groups <= Middle::kGroups) {
-    launch_rows<std::conditional_t<Source::kLight, Middle, Whole>>(source, sink, p, stream);
-  } else if (kNarrow && p.groups > Middle::kGroups && p.groups <= Wide::kGroups) {
+  } else if (p.groups <= Middle::kGroups) {
+    launch_rows<Middle>(source, sink, p, stream);
+  } else if (p.groups <= Wide::kGroups) {
     launch_rows<Wide>(source, sink, p, stream);
   } else if (p.groups <= Whole::kGroups) {
     launch_rows<Whole>(source, sink, p, stream);
