@@ -21,7 +21,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 _SURROGATE = "tests/backends/test_sm120_surrogate.py"
 SUITES = {"model": "tests/backends/test_sm120.py", "surrogate": _SURROGATE, "disturbed": _SURROGATE}
-SECONDS = 90  # a mutant that hangs is caught
+SECONDS = 60  # a mutant that hangs is caught
 
 
 class Mutant(NamedTuple):

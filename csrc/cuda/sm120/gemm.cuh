@@ -127,10 +127,10 @@ __device__ __forceinline__ void multiply_and_store(const Arguments& p, Pipeline<
     }
     segments.forget();
     const Segment segment = segments.current();
-    // Asked again, so that neither takes a register in the loop above.
-    const int thread = ptx::thread_index(), own_warp = thread / kWarp, own_lane = thread % kWarp;
     emulation::pause();
-    if (segment.parts == 1 || sum_parts<Tile>(sums, p, segments, segment, own_warp, own_lane)) {
+    // Asked again, so that neither takes a register in the loop above.
+    if (segment.parts == 1 || sum_parts<Tile>(sums, p, segments, segment, ptx::thread_index() / kWarp, lane)) {
+      const int thread = ptx::thread_index(), own_warp = thread / kWarp, own_lane = thread % kWarp;
       const uint32_t staging = pipeline.base + Tile::kStagingOffset + own_warp * Tile::kStagingBytes;
       store_tile<Tile>(sums, p, segment, staging, own_warp, own_lane);
     }
