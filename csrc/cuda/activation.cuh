@@ -1,6 +1,5 @@
 // The gated activations of MLPs: act(gate) * up, in float32 for 16-bit values and in float64 for float32. Each is exact
-// enough that rounding it gives a number next to the exact one at most at
-// most.
+// enough that rounding it gives the rounded exact number or one next to it.
 #pragma once
 
 #include <cstdint>

@@ -104,7 +104,7 @@ class CudaBackend(Backend):
             if desc.dtype == torch.float32:
                 answer += "; two linears, torch applies the activation to their float32 results"
             elif desc.activations == "static":
-                answer += ", three launches"
+                answer += ", three launches where outputs are a multiple of eight"
         if _kernels.emulation():
             answer += f", their instruction emulated ({_kernels.emulation()}): a build for tests"
         tuned = len(sm120_tuning.measured(torch.cuda.current_device()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,20 @@ class GateUpLinear(NVFP4Linear):
         t = super().quantized_weight()
         return NVFP4Tensor(t.packed, t.scale, self._row_scales.detach(), t.shape, t.layout)
 
+    @classmethod
+    def from_linear(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        """There is no one Linear that this stands for."""
+        raise TypeError("GateUpLinear: holds two Linears; make it with GatedMLP.from_linears")
+
+    def set_quantized_weight(self, t: NVFP4Tensor) -> NoReturn:
+        """A weight comes with two global scales."""
+        raise TypeError(
+            "GateUpLinear: holds two weights; load them as gate_proj and up_proj of its GatedMLP's state dict"
+        )
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """[..., K] to [..., 2 * intermediate], gate and up alternating by eight; in the input's dtype."""
+        _check_input("GateUpLinear", input, self.in_features)
         weight, scale = self.operand()
         return ops.linear(
             input, weight, scale, self._row_scales, self.input_global_scale, self.bias, self.out_features, self.layout,
@@ -54,7 +66,8 @@ class GatedMLP(nn.Module):
 
     On SM120 it is three kernels when both inputs have calibrated scales: quantise x; multiply by gate and up, apply the
     activation and quantise again; multiply by down. With scales computed a token it is four. Elsewhere, and where a
-    gradient is wanted, it is two linears with the activation between them.
+    gradient is wanted or somebody listens to one of its modules by a hook, it is two linears with the activation
+    between them, in float64: no faster there than the three Linears, so it is made for SM120.
 
     `state_dict` gives and `load_state_dict` takes the names of the model it came from: `gate_proj.*`, `up_proj.*` and
     `down_proj.*`, as three `NVFP4Linear`s have them.
@@ -121,7 +134,8 @@ class GatedMLP(nn.Module):
         both.load_state_dict(_joined(*parts), assign=True)
         both.requires_grad_(False)
         mlp.gate_up_proj, mlp.down_proj = both, down
-        return mlp.train(gate.training)
+        mlp.training = both.training = down.training
+        return mlp
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden_size] to the same, in x's dtype (float32, float16 or bfloat16).
@@ -130,12 +144,13 @@ class GatedMLP(nn.Module):
             TypeError, ValueError: x has another dtype, K or device.
         """
         both, down = self.gate_up_proj, self.down_proj
+        _check_input("GatedMLP", x, both.in_features)
         wants_gradient = torch.is_grad_enabled() and any(
-            t is not None and t.requires_grad for t in (x, both.bias, down.bias)
+            t is not None and t.requires_grad for t in (x, both.bias, getattr(down, "bias", None))
         )
-        if wants_gradient or both.layout != down.layout or both.activations != down.activations:
-            h: Tensor = down(reference.gated_activation(*gated.apart(both(x), -1), self.activation))
-            return h
+        if wants_gradient or not _fits(both, down):
+            y: Tensor = down(reference.gated_activation(*gated.apart(both(x), -1), self.activation))
+            return y
         weights = GatedWeights(
             *both.operand(), both.weight_global_scale, both.up_global_scale, both.bias, *down.operand(),
             down.weight_global_scale, down.bias, down.in_features, down.out_features, down.layout,
@@ -149,7 +164,12 @@ class GatedMLP(nn.Module):
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """As of three `NVFP4Linear`s, gate_proj, up_proj and down_proj."""
-        result = super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
+        # torch still takes them by position.
+        named = dict(zip(("destination", "prefix", "keep_vars"), args, strict=False))
+        prefix = named.get("prefix", prefix)
+        keep_vars = named.get("keep_vars", keep_vars)
+        destination = named.get("destination", destination)
+        result = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
         own = f"{prefix}gate_up_proj."
         held = {key.removeprefix(own): result.pop(key) for key in list(result) if key.startswith(own)}
         up_scale = held.pop("up_global_scale")
@@ -168,19 +188,46 @@ class GatedMLP(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        leaves = ("gate_proj.", "up_proj.")
         parts: list[dict[str, Tensor]] = []
-        for leaf in ("gate_proj.", "up_proj."):
+        for leaf in leaves:
             keys = [key for key in state_dict if key.startswith(prefix + leaf)]
             parts.append({key.removeprefix(prefix + leaf): state_dict.pop(key) for key in keys})
-        try:
-            joined = _joined(*parts)
-        except ValueError as error:
-            error_msgs.append(f"{prefix}gate_proj, {prefix}up_proj: {error}")
-        else:
-            state_dict.update({f"{prefix}gate_up_proj.{name}": value for name, value in joined.items()})
+        if any(parts):
+            # What one of them lacks is missing, and stays as it is: checkpoints come in pieces.
+            names = {*parts[0], *parts[1]}
+            lacking = [(part, leaf, name) for part, leaf in zip(parts, leaves, strict=True) for name in names - {*part}]
+            held = self.state_dict() if lacking else {}
+            for part, leaf, name in lacking:
+                if leaf + name in held:
+                    missing_keys.append(prefix + leaf + name)
+                    part[name] = held[leaf + name]
+            try:
+                joined = _joined(*parts)
+            except ValueError as error:
+                error_msgs.append(f"{prefix}gate_proj, {prefix}up_proj: {error}")
+            else:
+                state_dict.update({f"{prefix}gate_up_proj.{name}": value for name, value in joined.items()})
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+
+def _check_input(what: str, x: object, k: int) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{what}: got {type(x).__name__}, wanted a torch.Tensor [..., {k}]")
+    if x.shape[-1:] != (k,):
+        raise ValueError(f"{what}: got x of shape {tuple(x.shape)}, wanted [..., {k}]")
+
+
+def _fits(both: GateUpLinear, down: nn.Module) -> bool:
+    """Whether one call may take both weights: as they were made, in one layout, and nobody listens in between."""
+    return (
+        type(down) is NVFP4Linear
+        and both.layout == down.layout
+        and both.activations == down.activations
+        and not any(m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in (both, down))
+    )
 
 
 def _refusal(gate: NVFP4Linear, up: NVFP4Linear, down: NVFP4Linear) -> str | None:

@@ -65,8 +65,8 @@ def quantize_model(
             a static `input_global_scale` from the largest input it saw. None: one scale a token, computed as it comes.
         progress: show progress bars and print the report.
         fuse: put a `GatedMLP` in the place of every MLP that computes down(act(gate(x)) * up(x)) and whose three
-            Linears were quantised alike, whatever its class. Its state dict has the same names; the modules gate_proj
-            and up_proj are gone, and with them what looks for them by name (PEFT's adapters).
+            Linears were quantised alike, whatever its class. It pays on SM120 alone. The state dict has the same names;
+            the modules gate_proj and up_proj are gone, and with them what looks for them by name (PEFT's adapters).
 
     Returns:
         What was quantised and fused, what was not and why, and the sizes.

@@ -200,11 +200,13 @@ def caught_by(out: Path, mutant: Mutant) -> str:
         shutil.copytree(ROOT / "nvfp4", Path(scratch, "nvfp4"), ignore=shutil.ignore_patterns("_C*.so"))
         module = "_C" + sysconfig.get_config_var("EXT_SUFFIX")
         shutil.copy(_module_of(out, mutant), Path(scratch, "nvfp4", module))
-        paths = os.pathsep.join((scratch, str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")))
-        command = [sys.executable, "-m", "pytest", "-c", os.devnull, "-qx", "--rootdir", "tests", SUITES[mutant.build]]
+        tests, suite = str(ROOT / "tests"), str(ROOT / SUITES[mutant.build])
+        paths = os.pathsep.join((tests, os.environ.get("PYTHONPATH", "")))
+        # Python looks for nvfp4 in the folder that it starts in before all others.
+        command = [sys.executable, "-m", "pytest", "-c", os.devnull, "-qx", "--rootdir", tests, suite]
         try:
             done = subprocess.run(
-                command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
+                command, cwd=scratch, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
                 timeout=SECONDS, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,43 @@ class Scaled(MLP):
         return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(2 * x))
 
 
+class Clamped(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x).clamp(-100, 100))
+
+
+class ClampedGate(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x).clamp(max=10)) * self.up_proj(x))
+
+
+class Halved(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.act_fn(self.gate_proj(x)) * self.up_proj(x)
+        return self.down_proj(h.clamp(-1e4, 1e4) if h.dtype == torch.float16 else h)
+
+
+class NoDown(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act_fn(self.gate_proj(x)) * self.up_proj(x)
+
+
+class TwiceDown(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x)))
+
+
+class Summed(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).cumsum(0)
+
+
+class Training(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        h = nn.functional.dropout(self.act_fn(self.gate_proj(x)) * self.up_proj(x), 0.1, self.training)
+        return self.down_proj(h)
+
+
 class Raising(MLP):
     def forward(self, x: Tensor) -> Tensor:
         raise RuntimeError("never on a Tuesday")
@@ -64,9 +103,12 @@ def test_activations_are_known_by_their_values(act, name) -> None:
     assert model[0].activation == name
 
 
-@pytest.mark.parametrize("kind", [Swapped, Residual, Scaled, Raising])
+OTHERS = [Swapped, Residual, Scaled, Clamped, ClampedGate, Halved, NoDown, TwiceDown, Summed, Training, Raising]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
 def test_other_forwards_are_left_alone(kind) -> None:
-    model = model_of(kind())
+    model = model_of(kind()).eval()
     fused, refused = fuse_gated_mlps(model)
     assert fused == []
     assert f"the forward of {kind.__name__} is not" in refused["0"]
@@ -118,12 +160,24 @@ def test_why_not() -> None:
     def parameter(model) -> None:
         model[0].gain = nn.Parameter(torch.ones(1))
 
+    def dropout(model) -> None:
+        model[0].drop = nn.Dropout(0.1)
+
+    def adapter(model) -> None:
+        model[0].lora = nn.Linear(2, 2)
+
+    def listened(model) -> None:
+        model[0].act_fn.register_forward_hook(lambda *args: None)
+
     def scales(model) -> None:
         for leaf, value in (("gate_proj", 1.0), ("up_proj", 2.0)):
             linear = nn.Linear(64, 96, False)
             setattr(model[0], leaf, NVFP4Linear.from_linear(linear, input_global_scale=value))
 
     assert "has hooks" in reason(hook)
+    assert "has hooks" in reason(listened)
+    assert "dropout" in reason(dropout)
+    assert "parameters or buffers" in reason(adapter)
     assert "shared with another" in reason(share)
     assert "a forward was replaced" in reason(replace)
     assert "parameters or buffers" in reason(parameter)
@@ -131,3 +185,21 @@ def test_why_not() -> None:
     mlp = MLP()
     nvfp4.quantize_model(mlp, "all-linear", progress=False)
     assert "GatedMLP.from_linears" in fuse_gated_mlps(mlp)[1][""]
+
+
+def test_the_mode_is_kept_and_the_default_dtype_does_not_matter() -> None:
+    model = model_of(MLP(), MLP()).eval()
+    model[0].gate_proj.train()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert len(fuse_gated_mlps(model)[0]) == 2
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert not model[0].training
+
+
+def test_the_old_modules_are_freed() -> None:
+    model = model_of(MLP(), MLP())
+    alive = [weakref.ref(m) for m in model.modules() if isinstance(m, NVFP4Linear)]
+    fuse_gated_mlps(model)
+    assert sum(ref() is not None for ref in alive) == 2

@@ -148,7 +148,7 @@ def test_a_damaged_state_dict_is_refused() -> None:
         return scale
 
     damaged = {
-        "wanted the same": {k: v for k, v in before.items() if k != "up_proj.weight_scale"},
+        'Missing key.*"up_proj.weight_scale"': {k: v for k, v in before.items() if k != "up_proj.weight_scale"},
         "wanted equals": changed("gate_proj.weight_packed", lambda t: t[:-8]),
         "wanted one: both read": changed("up_proj.input_global_scale", lambda t: t * 2),
         "NaN": changed("up_proj.weight_scale", with_nan),
@@ -158,3 +158,50 @@ def test_a_damaged_state_dict_is_refused() -> None:
         with pytest.raises(RuntimeError, match=message):
             mlp.load_state_dict(state)
         assert same_bits(mlp(x), wanted), message
+
+
+def test_checkpoints_come_in_pieces() -> None:
+    mlp, other = (nvfp4.prepare(GatedMLP.from_linears(*linears(bias=True))) for _ in range(2))
+    before, x = mlp.state_dict(), torch.randn(3, 64)
+    for leaf in ("up_proj.", "gate_proj.", "down_proj."):
+        piece = {name: value for name, value in other.state_dict().items() if name.startswith(leaf)}
+        result = mlp.load_state_dict(piece, strict=False)
+        assert not result.unexpected_keys
+        assert result.missing_keys
+    assert same_bits(mlp(x), other(x))
+    mlp.load_state_dict(before)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        mlp.load_state_dict({**before, "gate_proj.scale": torch.ones(1), "up_proj.scale": torch.ones(1)})
+
+
+def test_by_position_and_by_prefix() -> None:
+    mlp = GatedMLP.from_linears(*linears())
+    found = {}
+    mlp.state_dict(found, "p.")
+    assert found.keys() == {f"p.{name}" for name in mlp.state_dict()}
+
+
+def test_a_hook_or_another_down_is_called() -> None:
+    mlp = nvfp4.prepare(GatedMLP.from_linears(*linears()))
+    x, calls = torch.randn(3, 64), []
+    with torch.no_grad():
+        wanted = mlp(x)
+        handle = mlp.down_proj.register_forward_hook(lambda *args: calls.append(1))
+        assert same_bits(mlp(x), wanted)
+        assert calls == [1]
+        handle.remove()
+        mlp.down_proj = mlp.down_proj.dequantize()
+        assert mlp(x).shape == wanted.shape
+
+
+def test_a_wrong_input_is_named() -> None:
+    mlp = GatedMLP(64, 96)
+    for module in (mlp, mlp.gate_up_proj):
+        with pytest.raises(ValueError, match=r"got x of shape \(2, 48\), wanted \[..., 64\]"):
+            module(torch.randn(2, 48))
+        with pytest.raises(TypeError, match=r"got str, wanted a torch.Tensor"):
+            module("x")
+    with pytest.raises(TypeError, match="holds two weights"):
+        mlp.gate_up_proj.set_quantized_weight(mlp.gate_up_proj.quantized_weight())
+    with pytest.raises(TypeError, match="holds two Linears"):
+        type(mlp.gate_up_proj).from_linear(nn.Linear(64, 96))

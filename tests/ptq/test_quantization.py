@@ -314,3 +314,25 @@ def test_a_default_device_does_not_matter(both) -> None:
         assert NVFP4Linear.from_linear(nn.Linear(64, 8, device="cpu"), weight_global_scale=2.0).device.type == "cpu"
     assert {p.device.type for p in model.parameters()} == {"cpu"}
     assert model(torch.randn(2, 64)).isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "count"), [("gemma3", 2), ("gemma4", 3), ("llama", 2)])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_fused_mlps_compute_the_same_and_keep_their_names(name, count, calibrated) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    apart = copy.deepcopy(model)
+    calibration = [tokens()] if calibrated else None
+    for m, fuse in ((model, True), (apart, False)):
+        report = quantize_model(m, "gemma-mlp", calibration, progress=False, fuse=fuse)
+        assert len(report.fused) == (count if fuse else 0), report.unfused
+        assert not report.unfused
+        assert (f"Fused: {count} MLPs" in str(report)) == fuse
+    got, wanted = model.state_dict(), apart.state_dict()
+    assert got.keys() == wanted.keys()
+    assert all(torch.equal(got[k].view(torch.uint8), wanted[k].view(torch.uint8)) for k in wanted)
+    with torch.no_grad():
+        # transformers rounds act(gate) too, which four bits amplify: two roundings of one model, not two models.
+        p, q = (m(tokens()).logits.float().log_softmax(-1) for m in (apart, model))
+    assert float((p.exp() * (p - q)).sum(-1).mean()) < 0.01
+    model.load_state_dict(wanted)
