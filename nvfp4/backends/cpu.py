@@ -73,7 +73,8 @@ class CpuBackend(Backend):
             note = "; by way of the codes"
         elif desc.op in FUSED_OPS:
             note = "; the values first, by their definition in torch (slow)"
-        return True, f"C++ {self.isa} kernels{note}"
+        between = ", torch applies the activation between two products" if desc.op == "gated_mlp" else ""
+        return True, f"C++ {self.isa} kernels{between}{note}"
 
     def weight_layout(self) -> str:
         """The kernels' own tiles."""
