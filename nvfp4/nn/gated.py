@@ -174,7 +174,9 @@ class GatedMLP(nn.Module):
         held = {key.removeprefix(own): result.pop(key) for key in list(result) if key.startswith(own)}
         up_scale = held.pop("up_global_scale")
         for name, value in held.items():
-            gate, up = _split(value) if name in _ROWS else (value, up_scale if name == _WHOLE[0] else value)
+            gate, up = (
+                _split(value) if name in _ROWS else (value, up_scale if name == _WHOLE[0] else value.detach().clone())
+            )
             result[f"{prefix}gate_proj.{name}"], result[f"{prefix}up_proj.{name}"] = gate, up
         return result
 
