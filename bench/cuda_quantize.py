@@ -8,8 +8,7 @@ CUDA graphs, rotating buffers, medians; each kernel's bytes are first compared w
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,10 +17,10 @@ from torch import Tensor
 
 import nvfp4
 from nvfp4 import _C, NVFP4Tensor
+from nvfp4.backends.arguments import ACTIVATION_CODES, DTYPE_CODES
+from nvfp4.bench.timing import successive
 
 kernels: Any = getattr(_C, "cuda", None)
-CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-ACTIVATIONS = {"gelu_tanh": 1, "gelu": 2, "silu": 3}
 CODED = 0.5625  # bytes an element: codes and block scales
 GIVEN, TENSOR, ROW = 0, 2, 3
 MODES = {"static": GIVEN, "row": ROW, "tensor": TENSOR}
@@ -54,26 +53,6 @@ def stream() -> int:
     return torch.cuda.current_stream().cuda_stream
 
 
-def microseconds(calls: Sequence[Callable[[], Any]], repeats: int = 15) -> float:
-    """Median time of one of the calls, which follow one another in a graph."""
-    for call in calls:
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    times = []
-    for _ in range(repeats + 1):  # the first is warm-up
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / len(calls))
-    return statistics.median(times[1:])
-
-
 def memory(rows: int, k: int, dtype: torch.dtype, gated: bool) -> Memory:
     columns = 2 * k if gated else k
     return Memory(
@@ -95,7 +74,7 @@ def given(m: Memory, mode: int) -> Tensor | None:
 
 def quantize(m: Memory, mode: int, layout: int = 0) -> None:
     kernels.quantize(
-        m.x.data_ptr(), CODES[m.x.dtype], *m.x.shape, m.x.shape[1], mode, 0, layout, m.global_scale.data_ptr(),
+        m.x.data_ptr(), DTYPE_CODES[m.x.dtype], *m.x.shape, m.x.shape[1], mode, 0, layout, m.global_scale.data_ptr(),
         m.packed.data_ptr(), m.scale.data_ptr(), m.workspace.data_ptr(), stream(),
     )  # fmt: skip
 
@@ -105,7 +84,7 @@ def quantized(m: Memory, mode: int, layout: str = "plain") -> NVFP4Tensor:
 
 
 def both(m: Memory, mode: int) -> None:
-    code = CODES[m.x.dtype]
+    code = DTYPE_CODES[m.x.dtype]
     kernels.quantize_dequantize(
         m.x.data_ptr(), code, *m.x.shape, m.x.shape[1], mode, 0, m.global_scale.data_ptr(), m.values.data_ptr(), code,
         m.workspace.data_ptr(), stream(),
@@ -119,7 +98,7 @@ def both_by_op(m: Memory, mode: int) -> Tensor:
 def gated(m: Memory, mode: int, activation: str, interleaved: bool) -> None:
     rows, k = m.values.shape
     kernels.gated_quantize(
-        m.x.data_ptr(), CODES[m.x.dtype], rows, k, 2 * k, ACTIVATIONS[activation], interleaved, mode, 0,
+        m.x.data_ptr(), DTYPE_CODES[m.x.dtype], rows, k, 2 * k, ACTIVATION_CODES[activation], interleaved, mode, 0,
         m.global_scale.data_ptr(), m.packed.data_ptr(), 0, m.scale.data_ptr(), 0, 0, 0, 0, 0, stream(),
     )  # fmt: skip
 
@@ -131,9 +110,9 @@ def gated_by_op(m: Memory, mode: int, activation: Any, interleaved: bool) -> NVF
 def norm(m: Memory, mode: int, residual: bool) -> None:
     rows, k = m.values.shape
     kernels.rms_norm_quantize(
-        m.x.data_ptr(), CODES[m.x.dtype], rows, k, k, m.weight.data_ptr(), 1e-6, True, m.residual.data_ptr() * residual,
-        k, m.total.data_ptr() * residual, mode, 0, m.global_scale.data_ptr(), m.packed.data_ptr(), 0,
-        m.scale.data_ptr(), 0, 0, 0, 0, 0, 0, 0, stream(),
+        m.x.data_ptr(), DTYPE_CODES[m.x.dtype], rows, k, k, m.weight.data_ptr(), 1e-6, True,
+        m.residual.data_ptr() * residual, k, m.total.data_ptr() * residual, mode, 0, m.global_scale.data_ptr(),
+        m.packed.data_ptr(), 0, m.scale.data_ptr(), 0, 0, 0, 0, 0, 0, 0, stream(),
     )  # fmt: skip
 
 
@@ -160,7 +139,7 @@ def cases(size: int) -> Iterator[Case]:
         for text, residual in (("", False), (" + residual", True)):
             call, op = (partial(f, mode=mode, residual=residual) for f in (norm, norm_by_op))
             yield Case(f"norm{text} {name}", (3 if residual else 1) * size + CODED, call, op)
-        for activation, interleaved in (*((a, False) for a in ACTIVATIONS), ("gelu_tanh", True)):
+        for activation, interleaved in (*((a, False) for a in ACTIVATION_CODES), ("gelu_tanh", True)):
             call, op = (
                 partial(f, mode=mode, activation=activation, interleaved=interleaved) for f in (gated, gated_by_op)
             )
@@ -185,7 +164,7 @@ def compare(case: Case, m: Memory) -> None:
 def copy_time(nbytes: int) -> float:
     source = torch.randint(0, 256, (COPIES, nbytes // 2), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return microseconds([partial(target[i].copy_, source[i]) for i in range(COPIES)])
+    return successive([partial(target[i].copy_, source[i]) for i in range(COPIES)])
 
 
 def main() -> None:
@@ -206,20 +185,20 @@ def main() -> None:
             operands = [memory(rows, k, dtype, "gated" in case.name) for _ in range(COPIES)]
             compare(case, operands[0])
             moved = rows * k * case.moved
-            time = microseconds([partial(case.call, m) for m in operands])
+            time = successive([partial(case.call, m) for m in operands])
             copied = copy_time(int(moved))
             print(
                 f"{rows:>6} x {k:<6} {case.name:<36} {time:8.1f} us {moved / 1e6:7.0f} MB "
                 f"{moved / time / 1e6:6.3f} TB/s {100 * copied / time:5.0f} % of a copy"
             )
     one = torch.zeros(1, device="cuda")
-    nothing = microseconds([lambda: one.add_(1)] * 64)
+    nothing = successive([lambda: one.add_(1)] * 64)
     print(f"one token, us; a kernel that adds to one element: {nothing:.2f}")
     for case in chosen:
         times = []
         for k in (5376, 21504):
             operands = [memory(1, k, dtype, "gated" in case.name) for _ in range(COPIES)]
-            times.append(microseconds([partial(case.call, m) for m in operands * 16]))
+            times.append(successive([partial(case.call, m) for m in operands * 16]))
         print(f"{case.name:<36} K = 5376 {times[0]:6.2f}   K = 21504 {times[1]:6.2f}")
 
 

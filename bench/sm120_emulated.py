@@ -7,13 +7,13 @@ as many columns take longer, in which launch, first copies and epilogue are not.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from nvfp4 import _C
+from nvfp4.bench.timing import successive
 
 kernels: Any = getattr(_C, "cuda", None)
 dispatch = _C.dispatch
@@ -23,26 +23,6 @@ GEMMA = [(43008, 5376), (5376, 21504)]
 
 def stream() -> int:
     return torch.cuda.current_stream().cuda_stream
-
-
-def microseconds(calls: Sequence[Callable[[], Any]], repeats: int = 15) -> float:
-    """Median time of one of the calls, which follow one another in a graph."""
-    for call in calls[:2]:
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    times = []
-    for _ in range(repeats + 1):  # the first is warm-up
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / len(calls))
-    return statistics.median(times[1:])
 
 
 def random_bytes(*shape: int, high: int = 256) -> torch.Tensor:
@@ -77,11 +57,11 @@ def main() -> None:
     steps = 2000
     count = kernels.mma_loop(steps, sms, words.data_ptr(), numbers.data_ptr(), stream())
     loop = [lambda: kernels.mma_loop(steps, sms, words.data_ptr(), numbers.data_ptr(), stream())] * 4
-    rate = count / microseconds(loop)
+    rate = count / successive(loop)
     data = random_bytes(2 << 30)
     read = max(
         data.numel()
-        / microseconds(
+        / successive(
             [lambda b=b: kernels.read_loop(data.data_ptr(), data.numel(), sms * b, numbers.data_ptr(), stream())] * 2
         )
         for b in (1, 2, 4)
@@ -98,7 +78,7 @@ def main() -> None:
                 # Fewer stages are left over than there are thread blocks: as many of these as share all tiles evenly.
                 blocks = next(b for b in range(sms, 0, -1) if tiles % b == 0)
                 plan = dispatch.Sm120Plan(dispatch.sm120_shapes().index(name), blocks, tiles, group)
-            time, twice = (microseconds(product(plan, m, n, columns, 2, False), 7) for columns in (k, 2 * k))
+            time, twice = (successive(product(plan, m, n, columns, 2, False), 7) for columns in (k, 2 * k))
             ideal = m * n * k / 8192 / rate
             # Tiles in pieces are spread over all SMs; whole ones over the thread blocks there are.
             loop_ideal = ideal * sms / blocks
@@ -110,7 +90,7 @@ def main() -> None:
         for n, k in GEMMA:
             plan = dispatch.sm120_choose(m, n, k, kernels.gpu(0))
             moved = dispatch.units_bytes(n, k) + m * (k * 0.5625 + 2 * n)
-            plain, early = (microseconds(product(plan, m, n, k, 6, programmatic)) for programmatic in (False, True))
+            plain, early = (successive(product(plan, m, n, k, 6, programmatic)) for programmatic in (False, True))
             share = 100 * moved / plain / read
             print(
                 f"{m} x {n} x {k} {plan.name}: {plain:.1f} us, {share:.1f} % of the read; programmatic {early:.1f} us"

@@ -59,32 +59,16 @@ def _define(schema: str, real: Callable[..., Any], fake: Callable[..., Any], arg
 # --- rms_norm_quantize ----------------------------------------------------------------------------------------------
 
 
-def _rms_norm_quantize(
-    x: Tensor,
-    weight: Tensor,
-    eps: float,
-    unit_offset: bool,
-    residual: Tensor | None,
-    global_scale: Tensor | None,
-    granularity: str,
-    layout: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    checks.check_rms_norm_quantize(x, weight, eps, unit_offset, residual, global_scale, granularity, layout)
+def _rms_norm_quantize(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    checks.check_rms_norm_quantize(x, *args)
+    weight, eps, unit_offset, residual, global_scale, granularity, layout = args
     backend = select("rms_norm_quantize", x.device.type, x.dtype, layout, _source_of(global_scale, granularity))
     return backend.rms_norm_quantize(x, weight, eps, unit_offset, residual, global_scale, layout)
 
 
-def _rms_norm_quantize_fake(
-    x: Tensor,
-    weight: Tensor,
-    eps: float,
-    unit_offset: bool,
-    residual: Tensor | None,
-    global_scale: Tensor | None,
-    granularity: str,
-    layout: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    checks.check_rms_norm_quantize(x, weight, eps, unit_offset, residual, global_scale, granularity, layout)
+def _rms_norm_quantize_fake(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    checks.check_rms_norm_quantize(x, *args)
+    residual, global_scale, _, layout = args[3:]
     total = x.new_empty(0) if residual is None else x.new_empty(x.shape)
     return *_fake_codes(x, x.shape[-1], global_scale, layout), total
 
@@ -100,18 +84,16 @@ _define(
 # --- gated_quantize -------------------------------------------------------------------------------------------------
 
 
-def _gated_quantize(
-    x: Tensor, activation: str, interleaved: bool, global_scale: Tensor | None, granularity: str, layout: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    checks.check_gated_quantize(x, activation, interleaved, global_scale, granularity, layout)
+def _gated_quantize(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    checks.check_gated_quantize(x, *args)
+    activation, interleaved, global_scale, granularity, layout = args
     backend = select("gated_quantize", x.device.type, x.dtype, layout, _source_of(global_scale, granularity))
     return backend.gated_quantize(x, activation, interleaved, global_scale, layout)
 
 
-def _gated_quantize_fake(
-    x: Tensor, activation: str, interleaved: bool, global_scale: Tensor | None, granularity: str, layout: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    checks.check_gated_quantize(x, activation, interleaved, global_scale, granularity, layout)
+def _gated_quantize_fake(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    checks.check_gated_quantize(x, *args)
+    _, _, global_scale, _, layout = args
     return _fake_codes(x, x.shape[-1] // 2, global_scale, layout)
 
 
@@ -126,19 +108,16 @@ _define(
 # --- quantize_dequantize --------------------------------------------------------------------------------------------
 
 
-def _quantize_dequantize(
-    x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, dtype: torch.dtype
-) -> Tensor:
-    checks.check_quantize_dequantize(x, global_scale, granularity, scheme, dtype)
+def _quantize_dequantize(x: Tensor, *args: Any) -> Tensor:
+    checks.check_quantize_dequantize(x, *args)
+    _, granularity, scheme, _ = args
     backend = select("quantize_dequantize", x.device.type, x.dtype, "plain", granularity, scheme)
-    return backend.quantize_dequantize(x, global_scale, granularity, scheme, dtype)
+    return backend.quantize_dequantize(x, *args)
 
 
-def _quantize_dequantize_fake(
-    x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, dtype: torch.dtype
-) -> Tensor:
-    checks.check_quantize_dequantize(x, global_scale, granularity, scheme, dtype)
-    return x.new_empty(x.shape, dtype=dtype)
+def _quantize_dequantize_fake(x: Tensor, *args: Any) -> Tensor:
+    checks.check_quantize_dequantize(x, *args)
+    return x.new_empty(x.shape, dtype=args[-1])
 
 
 _define(

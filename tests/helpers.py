@@ -45,3 +45,22 @@ def outliers(rows: int, k: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def quantized(rows: int, k: int, **kwargs: object) -> NVFP4Tensor:
     """A quantised random matrix."""
     return nvfp4.quantize(outliers(rows, k), **kwargs)  # type: ignore[arg-type]
+
+
+def uneven(
+    rows: int, cols: int, dtype: torch.dtype, seed: int = 0, *, powers: int = 3, outliers: float = 100.0
+) -> Tensor:
+    """Rows on the GPU of very different size (10^-powers and up), with zeros and, in the first block, outliers."""
+    random = torch.Generator("cuda").manual_seed(seed)
+    x = torch.randn(rows, cols, generator=random, device="cuda")
+    x *= 10.0 ** torch.randint(-powers, powers, (rows, 1), generator=random, device="cuda")
+    x[torch.rand(rows, cols, generator=random, device="cuda") < 0.05] = 0.0
+    x[:, :16] *= outliers
+    return x.to(dtype)
+
+
+def assert_same(got: NVFP4Tensor, wanted: NVFP4Tensor) -> None:
+    """Equality of every byte; NaN global scales are equal."""
+    torch.testing.assert_close(got.global_scale, wanted.global_scale, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(got.scale.view(torch.uint8), wanted.scale.view(torch.uint8))
+    assert torch.equal(got.packed, wanted.packed)

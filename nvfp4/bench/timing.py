@@ -8,7 +8,19 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Budget", "Samples", "Timer", "Variant", "by_clock", "by_events", "interleave", "per_call", "quantile"]
+__all__ = [
+    "Budget",
+    "Samples",
+    "Timer",
+    "Variant",
+    "by_clock",
+    "by_events",
+    "interleave",
+    "per_call",
+    "quantile",
+    "replayed",
+    "successive",
+]
 
 Variant = Callable[[int], Callable[[], object]]
 """Given the number of a round, returns the call to be timed; choosing the round's operands is not timed."""
@@ -40,6 +52,18 @@ def by_events(call: Callable[[], object]) -> float:
     end.synchronize()
     milliseconds: float = begin.elapsed_time(end)
     return milliseconds * 1e3
+
+
+def replayed(call: Callable[[], object]) -> Variant:
+    """The call as a CUDA graph, so that what is timed is the GPU's work and not the launches."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+
+    def replay(_call: object = call) -> None:  # the call may own memory that the graph uses
+        graph.replay()
+
+    return lambda _round: replay
 
 
 _WALL = by_clock()
@@ -140,3 +164,15 @@ def per_call(
     loops = {name: looped(call) for name, call in calls.items()}
     samples = interleave(loops, Budget(rounds, seconds=2.0), timer)
     return {name: Samples(tuple(us / repeats for us in taken.us)) for name, taken in samples.items()}
+
+
+def successive(calls: Sequence[Callable[[], object]], rounds: int = 15) -> float:
+    """Microseconds of one of some calls that follow one another in a CUDA graph: the median of rounds."""
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    run()
+    samples = interleave({"calls": replayed(run)}, Budget(rounds), by_events)
+    return samples["calls"].median / len(calls)

@@ -18,7 +18,7 @@ from nvfp4.backends import Desc, explain, sm120, sm120_tuning
 from nvfp4.backends.arguments import DTYPE_CODES
 from nvfp4.bench.operands import cold_bytes, copies
 from nvfp4.bench.report import number
-from nvfp4.bench.timing import Budget, Samples, Variant, by_events, interleave
+from nvfp4.bench.timing import Budget, Samples, by_events, interleave, replayed
 from nvfp4.tensor import NVFP4Tensor
 from nvfp4.tuning import Measurements, Problem, Times
 
@@ -112,18 +112,6 @@ class _Product:
         return call
 
 
-def _replayed(call: Callable[[], None]) -> Variant:
-    """The call as a graph, so that what is timed is the GPU's work and not the launches."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-
-    def replay(_call: object = call) -> None:  # the call owns memory that the graph uses
-        graph.replay()
-
-    return lambda _round: replay
-
-
 def measure(problem: Problem, plans: Mapping[str, Any], weights: list[Tensor], budget: Budget = _BUDGET) -> Times:
     """Microseconds of one product by each plan: medians of rounds in which the plans take turns.
 
@@ -143,7 +131,7 @@ def measure(problem: Problem, plans: Mapping[str, Any], weights: list[Tensor], b
                 f"tune: {problem}: {name} and {next(iter(plans))} differ where sums are exact; one of them is wrong. "
                 "Nothing is stored; please run `nvfp4 selftest` and report what it says"
             )
-        variants[name] = _replayed(call)
+        variants[name] = replayed(call)
     samples: dict[str, Samples] = interleave(variants, budget, by_events)
     return {name: taken.median / len(weights) for name, taken in samples.items()}
 

@@ -8,7 +8,7 @@ __all__ = ["selftest"]
 
 
 def selftest() -> None:
-    """Compare every kernel that runs here with its definition, bit for bit; exit code 1 when one is wrong."""
+    """Compare what quantises and multiplies here with its definition, bit for bit; exit code 1 when something is wrong."""
     import torch
 
     from nvfp4 import _C

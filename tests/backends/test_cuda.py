@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import nvfp4
+from helpers import assert_same
+from helpers import uneven as values
 from nvfp4 import backends, reference
 from nvfp4.backends import Desc
 
@@ -15,22 +17,6 @@ pytestmark = pytest.mark.skipif(
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SHAPES = [(1, 16), (1, 5376), (2, 48), (3, 640), (7, 2048), (33, 1040), (129, 320), (300, 5376), (5, 21504), (2, 40960)]
-
-
-def values(rows: int, cols: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    """Rows of very different size, with zeros, ties and outliers in them."""
-    random = torch.Generator("cuda").manual_seed(seed)
-    x = torch.randn(rows, cols, generator=random, device="cuda")
-    x *= 10.0 ** torch.randint(-3, 3, (rows, 1), generator=random, device="cuda")
-    x[torch.rand(rows, cols, generator=random, device="cuda") < 0.05] = 0.0
-    x[:, :16] *= 100
-    return x.to(dtype)
-
-
-def assert_same(got: nvfp4.NVFP4Tensor, wanted: nvfp4.NVFP4Tensor) -> None:
-    torch.testing.assert_close(got.global_scale, wanted.global_scale, rtol=0, atol=0, equal_nan=True)
-    assert torch.equal(got.scale.view(torch.uint8), wanted.scale.view(torch.uint8))
-    assert torch.equal(got.packed, wanted.packed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
