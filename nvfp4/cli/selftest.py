@@ -8,7 +8,7 @@ __all__ = ["selftest"]
 
 
 def selftest() -> None:
-    """Compare what quantises and multiplies here with its definition, bit for bit; exit code 1 when something is wrong."""
+    """Compare what quantises and multiplies here with its definition, bit for bit; exit code 1 when it differs."""
     import torch
 
     from nvfp4 import _C
