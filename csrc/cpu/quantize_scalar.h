@@ -94,7 +94,7 @@ NVFP4_INLINE uint8_t block_scale(float amax, float global_scale, Scheme scheme, 
   float sixth = amax / kE2M1Max;
   if (scheme == Scheme::kCompressedTensors) sixth = round_to(dtype, sixth);
   const uint8_t code = float_to_e4m3(global_scale * sixth);
-  return code == 0 ? uint8_t{0x20} : code;  // 0x20 is kZeroBlockScale
+  return code == 0 ? kZeroBlockScaleCode : code;
 }
 
 // The eight bytes of a block: the even column in the low nibble.

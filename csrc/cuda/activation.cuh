@@ -13,27 +13,29 @@ namespace nvfp4::cuda {
 // The product is (gate f s) (up f): for a negative gate f² is what act(gate) decays by, shared between both factors so
 // that neither underflows before their product does; else f is 1.
 __device__ __forceinline__ float activate(float gate, float up, Activation activation) {
-  constexpr float kHalfLog2E = 0.72134752f;
-  float half_decay, rest;  // f of a negative gate, and s
+  constexpr float kQuarterLog2E = 0.36067376f;
+  float root, rest;  // the square root of the f of a negative gate, which is normal wherever f is not zero; and s
   if (activation == Activation::kGeluErf) {
-    // erfc(z) = t e^(p(t) - z²) with t = 1 / (1 + z / 2) to 1.2e-7 (Numerical Recipes, erfcc), at z = |gate| / sqrt(2).
-    const float z = 0.70710678f * fabsf(gate), t = ptx::reciprocal_approximate(fmaf(0.5f, z, 1.0f));
-    constexpr float kCoefficients[] = {-0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f, -0.18628806f,
-                                       0.09678418f,  0.37409196f, 1.00002368f,  -1.26551223f};
-    float p = 0.17087277f;
+    // erfc(z) = t 2^(4 (p(t) - z² log2(e) / 4)) with t = 1 / (1 + z / 2), at z = |gate| / sqrt(2). The form is that of
+    // Numerical Recipes' erfcc; p is fitted to 2.4e-6 of erfc by Lawson's algorithm.
+    const float t = ptx::reciprocal_approximate(fmaf(0.35355339f, fabsf(gate), 1.0f));
+    constexpr float kCoefficients[] = {0.232608642f, -0.303769861f, 0.0824824115f, 0.00374745933f,
+                                       0.138182679f, 0.360550603f,  -0.456436169f};
+    float p = -0.057364918f;
 #pragma unroll
     for (float c : kCoefficients) p = fmaf(p, t, c);
-    half_decay = ptx::exp2_approximate(kHalfLog2E * fmaf(-z, z, p));
-    const float half = 0.5f * t;
+    root = ptx::exp2_approximate(fmaf(-0.5f * kQuarterLog2E * gate, gate, p));
+    const float half = 0.5f * t, half_decay = root * root;
     rest = gate < 0.0f ? half : fmaf(-half * half_decay, half_decay, 1.0f);
   } else {
     // x times the logistic function of t, which is x for SiLU; (1 + tanh(u)) / 2 is that of 2u.
     constexpr float kLinear = 1.5957691f, kCubic = 1.5957691f * 0.044715f;
     const float t = activation == Activation::kSilu ? gate : gate * fmaf(kCubic * gate, gate, kLinear);
-    half_decay = ptx::exp2_approximate(-kHalfLog2E * fabsf(t));
+    root = ptx::exp2_approximate(-kQuarterLog2E * fabsf(t));
+    const float half_decay = root * root;
     rest = ptx::reciprocal_approximate(fmaf(half_decay, half_decay, 1.0f));
   }
-  const float f = gate < 0.0f ? half_decay : 1.0f;
+  const float f = gate < 0.0f ? root * root : 1.0f;
   return gate * f * rest * (up * f);
 }
 

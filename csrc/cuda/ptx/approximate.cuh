@@ -4,9 +4,10 @@
 
 namespace nvfp4::ptx {
 
+// Zero where it would be subnormal.
 __device__ __forceinline__ float exp2_approximate(float x) {
   float y;
-  asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 

@@ -18,6 +18,8 @@ struct QuantizeArguments {
   Scheme scheme;
   uint32_t atom_shift;  // 7 or 5 where scales are swizzled, in atoms of 128 or 32 rows; 0: plain
   uint32_t row_atoms;   // atoms beside one another
+  Divider by_atoms;     // by that number
+  bool by_sectors;      // blocks go to threads in the order of swizzled scales, padding among them
   bool per_row;
   bool computed;         // the global scale, of every row from its values
   uint32_t part_shift;   // 1 << part_shift thread blocks a row: each measures all of it and encodes a part
@@ -39,26 +41,37 @@ __device__ __forceinline__ uint32_t scale_offset(const QuantizeArguments& p, uin
   return (atom << p.atom_shift) * 4 + (row & ((1u << quarter) - 1)) * 16 + (row >> quarter) % 4 * 4 + group % 4;
 }
 
+// A block of a tensor, and where its scale goes.
+struct Place {
+  uint32_t row, group, scale;
+
+  __device__ __forceinline__ Place(uint32_t row, uint32_t group, uint32_t scale)
+      : row(row), group(group), scale(scale) {}
+  __device__ __forceinline__ Place(const QuantizeArguments& p, uint32_t row, uint32_t group)
+      : Place(row, group, scale_offset(p, row, group)) {}
+};
+
 // Where a block's codes and its scale go; and, behind a row's last block, the zeros that pad swizzled scales to four
 // groups.
 struct ToCodes {
   template <typename T>
   __device__ __forceinline__ void store(const QuantizeArguments& p, const Block<T>& block, uint32_t amax_bits,
-                                        float global_scale, uint32_t row, uint32_t group) const {
-    const uint32_t byte = block_scale<T>(amax_bits, global_scale, p.scheme);
-    reinterpret_cast<uint2*>(p.packed)[row * p.packed_stride + group] =
-        block_codes(block, amax_bits, byte, global_scale, p.scheme);
-    p.scale[scale_offset(p, row, group)] = static_cast<uint8_t>(byte);
-    if (p.atom_shift != 0 && group + 1 == p.by_groups.divisor) {
-      for (uint32_t pad = group + 1; pad % 4 != 0; ++pad) p.scale[scale_offset(p, row, pad)] = 0;
+                                        float global_scale, const Place& at) const {
+    BlockScale scale;
+    reinterpret_cast<uint2*>(p.packed)[at.row * p.packed_stride + at.group] =
+        encode(block, amax_bits, global_scale, p.scheme, scale);
+    p.scale[at.scale] = static_cast<uint8_t>(scale.byte);
+    if (p.atom_shift != 0 && !p.by_sectors && at.group + 1 == p.by_groups.divisor) {
+      for (uint32_t pad = at.group + 1; pad % 4 != 0; ++pad) p.scale[scale_offset(p, at.row, pad)] = 0;
     }
   }
 };
 
-// Padding rows come in units of 16 bytes of an atom: a row of each of its quarters, four groups each.
+// Padding rows that no thread with data writes come in units of 16 bytes of an atom: a row of each of its quarters,
+// four groups each.
 inline int64_t padding_units(const QuantizeArguments& p) {
   const int64_t atom_rows = int64_t{1} << p.atom_shift;  // 1 where scales are plain, which has no padding
-  return p.rows % atom_rows != 0 ? p.row_atoms * (atom_rows / 4) : 0;
+  return p.rows % atom_rows != 0 && !p.by_sectors ? p.row_atoms * (atom_rows / 4) : 0;
 }
 
 // What the thread blocks behind those with data do: padding rows, and the zeros that a matrix product counts from.

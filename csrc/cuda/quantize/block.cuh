@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cuda/divide.cuh"
+#include "cuda/ptx/bits.cuh"
 #include "cuda/ptx/convert.cuh"
 #include "cuda/ptx/load.cuh"
 #include "nvfp4/formats.h"
@@ -63,6 +64,28 @@ __device__ __forceinline__ uint32_t larger_magnitudes(uint32_t a, uint32_t b, __
 __device__ __forceinline__ uint32_t larger_magnitudes(uint32_t a, uint32_t b, __nv_bfloat16) {
   return ptx::larger_magnitudes_bf16x2(a, b);
 }
+__device__ __forceinline__ uint32_t magnitudes_of(uint32_t pair, __half) {
+  return bits_of(__habs2(pair_of<__half2>(pair)));
+}
+__device__ __forceinline__ uint32_t magnitudes_of(uint32_t pair, __nv_bfloat16) {
+  return bits_of(__habs2(pair_of<__nv_bfloat162>(pair)));
+}
+__device__ __forceinline__ uint32_t twice(uint32_t pair, __half) {
+  return bits_of(__hmul2(pair_of<__half2>(pair), __float2half2_rn(2.0f)));
+}
+__device__ __forceinline__ uint32_t twice(uint32_t pair, __nv_bfloat16) {
+  return bits_of(__hmul2(pair_of<__nv_bfloat162>(pair), __float2bfloat162_rn(2.0f)));
+}
+__device__ __forceinline__ uint32_t pack_pair(float low, float high, __half) {
+  return bits_of(__floats2half2_rn(low, high));
+}
+__device__ __forceinline__ uint32_t pack_pair(float low, float high, __nv_bfloat16) {
+  return bits_of(__floats2bfloat162_rn(low, high));
+}
+__device__ __forceinline__ float low_of(uint32_t pair, __half) { return __low2float(pair_of<__half2>(pair)); }
+__device__ __forceinline__ float high_of(uint32_t pair, __half) { return __high2float(pair_of<__half2>(pair)); }
+__device__ __forceinline__ float low_of(uint32_t pair, __nv_bfloat16) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high_of(uint32_t pair, __nv_bfloat16) { return __uint_as_float(pair & 0xFFFF0000u); }
 // All ones in the halves where a >= b.
 __device__ __forceinline__ uint32_t at_least(uint32_t a, uint32_t b, __half) {
   return __hge2_mask(pair_of<__half2>(a), pair_of<__half2>(b));
@@ -159,17 +182,37 @@ __device__ __forceinline__ float global_scale_of(float amax, Scheme scheme) {
   return __float_as_uint(scale) < kInfinityBits ? scale : 1.0f;
 }
 
-// The byte of a block's scale.
-template <typename T>
-__device__ __forceinline__ uint32_t block_scale(uint32_t amax_bits, float global_scale, Scheme scheme) {
-  const float amax = __uint_as_float(amax_bits);
-  float sixth =
-      amax >= 0x1p-90f && amax <= 0x1p120f ? divide(amax, kE2M1Max, 1.0f / kE2M1Max) : divide_any(amax, kE2M1Max);
-  if (scheme == Scheme::kCompressedTensors) sixth = round_through<T>(sixth);
-  // One that is not positive and finite, which nobody can check without waiting for the GPU, gives NaN.
-  if (!(global_scale > 0.0f) || __float_as_uint(global_scale) >= kInfinityBits) return kE4M3Nan;
+// A block's scale: its byte, and what codes are multiples of.
+struct BlockScale {
+  uint32_t byte;
+  float step;
+};
+
+// Whether all of a block's arithmetic is within divide's range, or else below the least scale.
+__device__ __forceinline__ bool is_usual(uint32_t amax_bits, float global_scale, Scheme scheme) {
+  return amax_bits < kInfinityBits && global_scale >= 0x1p-60f && global_scale <= 0x1p60f && scheme == Scheme::kNvfp4;
+}
+
+__device__ __forceinline__ BlockScale usual_scale(uint32_t amax_bits, float global_scale) {
+  const float sixth = divide(__uint_as_float(amax_bits), kE2M1Max, 1.0f / kE2M1Max);
   const uint32_t code = ptx::float_to_e4m3(global_scale * sixth);
-  return code == 0 ? 0x20u : code;  // 0x20 is kZeroBlockScale
+  const uint32_t byte = code == 0 ? kZeroBlockScaleCode : code;
+  // The four bits of an e4m3 exponent are the low ones of a float32's.
+  const float scale = __uint_as_float(byte << 20) * 0x1p120f;
+  return {byte, divide(scale, global_scale, reciprocal_in_range(global_scale))};
+}
+
+template <typename T>
+__device__ __forceinline__ BlockScale rare_scale(uint32_t amax_bits, float global_scale, Scheme scheme) {
+  float sixth = divide_any(__uint_as_float(amax_bits), kE2M1Max);
+  if (scheme == Scheme::kCompressedTensors) sixth = round_through<T>(sixth);
+  uint32_t byte = kE4M3Nan;
+  // One that is not positive and finite, which nobody can check without waiting for the GPU, gives NaN.
+  if (global_scale > 0.0f && __float_as_uint(global_scale) < kInfinityBits) {
+    const uint32_t code = ptx::float_to_e4m3(global_scale * sixth);
+    byte = code == 0 ? kZeroBlockScaleCode : code;
+  }
+  return {byte, divide_any(e4m3_to_float(static_cast<uint8_t>(byte)), global_scale)};
 }
 
 // Eight codes, the first in the lowest nibble.
@@ -194,45 +237,48 @@ template <typename T>
 struct Thresholds {
   uint32_t least[8];  // twice in each word; [0] is unused
 
-  __device__ __forceinline__ Thresholds(float step, float reciprocal) {
-    // The nearest number to step * tie reaches the code, or else the next one does: others are too far away for the
-    // rounding of the quotient to matter. An exact tie goes to the even code.
-    const auto threshold = [&](float tie, bool even) {
-      const T nearest = static_cast<T>(step * tie);
-      const float quotient = divide(to_float(nearest), step, reciprocal);
-      uint16_t bits;
-      memcpy(&bits, &nearest, sizeof(bits));
-      return static_cast<uint32_t>(bits) + ((even ? quotient >= tie : quotient > tie) ? 0u : 1u);
-    };
-    constexpr uint32_t kTwice = sizeof(T) == 2 && DTypeOf<T>::value == DType::kBFloat16 ? 0x80u : 0x400u;
-    const uint32_t at1 = threshold(0.25f, false), at2 = threshold(0.75f, true);
-    const uint32_t at3 = threshold(1.25f, false), at4 = threshold(1.75f, true);
-    const uint32_t all[8] = {0, at1, at2, at3, at4, at3 + kTwice, at4 + kTwice, at3 + 2 * kTwice};
-#pragma unroll
-    for (int i = 0; i < 8; ++i) least[i] = __byte_perm(all[i], all[i], 0x1010);
+  __device__ __forceinline__ explicit Thresholds(float step) {
+    const uint32_t below1 = pack_pair(0.25f * step, 0.75f * step, T());
+    const uint32_t above1 = pack_pair(1.25f * step, 1.75f * step, T());
+    // Half of what numbers from 1 to 2 are apart, times the step: so far from tie * step a number's quotient still
+    // rounds to the tie itself, which goes to the even code.
+    const float half_unit = 0x1p-24f * step;
+    const float rest1 = fmaf(-0.25f, step, low_of(below1, T())), rest2 = fmaf(-0.75f, step, high_of(below1, T()));
+    const float rest3 = fmaf(-1.25f, step, low_of(above1, T())), rest4 = fmaf(-1.75f, step, high_of(above1, T()));
+    // The nearest number to tie * step reaches the code, or else the next one does: others are too far away for the
+    // rounding of the quotient to matter. So near, the rests are exact.
+    constexpr uint32_t kNext = 0x00010001u;
+    least[1] = __byte_perm(below1, 0, 0x1010) + (rest1 > 0.25f * half_unit ? 0 : kNext);
+    least[2] = __byte_perm(below1, 0, 0x3232) + (rest2 >= -0.5f * half_unit ? 0 : kNext);
+    least[3] = __byte_perm(above1, 0, 0x1010) + (rest3 > half_unit ? 0 : kNext);
+    least[4] = __byte_perm(above1, 0, 0x3232) + (rest4 >= -half_unit ? 0 : kNext);
+    least[5] = twice(least[3], T());
+    least[6] = twice(least[4], T());
+    least[7] = twice(least[5], T());
   }
 
-  // Codes of a pair, in the low four bits of each half.
+  // Codes of a pair, in the high four bits of each half; what lies below means nothing.
   __device__ __forceinline__ uint32_t codes(uint32_t pair) const {
-    const auto select = [](uint32_t mask, uint32_t yes, uint32_t no) { return (mask & yes) | (~mask & no); };
-    const uint32_t magnitudes = pair & 0x7FFF7FFFu;
+    const uint32_t magnitudes = magnitudes_of(pair, T());
     const uint32_t four = at_least(magnitudes, least[4], T());
-    const uint32_t two = at_least(magnitudes, select(four, least[6], least[2]), T());
-    const uint32_t odd = select(four, select(two, least[7], least[5]), select(two, least[3], least[1]));
+    const uint32_t two = at_least(magnitudes, ptx::select_bits(four, least[6], least[2]), T());
+    const uint32_t odd =
+        ptx::select_bits(four, ptx::select_bits(two, least[7], least[5]), ptx::select_bits(two, least[3], least[1]));
     const uint32_t one = at_least(magnitudes, odd, T());
-    return (four & 0x00040004u) | (two & 0x00020002u) | (one & 0x00010001u) | (pair >> 12 & 0x00080008u);
+    return ptx::select_bits(0x80008000u, pair,
+                            ptx::select_bits(0x40004000u, four, ptx::select_bits(0x20002000u, two, one)));
   }
 };
 
 template <typename T>
 __device__ __forceinline__ uint32_t encode8(const Block<T>& block, int first, const Thresholds<T>& thresholds) {
-  uint32_t bytes[2];  // of pairs 0, 1 and of pairs 2, 3: the codes of even columns below those of odd ones
+  uint32_t codes[4], halves[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const uint32_t pair = thresholds.codes(block.word(first / 2 + 2 * i));
-    bytes[i] = pair + (thresholds.codes(block.word(first / 2 + 2 * i + 1)) << 8);
-  }
-  return __byte_perm(bytes[0], bytes[1], 0x5410) + (__byte_perm(bytes[0], bytes[1], 0x7632) << 4);
+  for (int i = 0; i < 4; ++i) codes[i] = thresholds.codes(block.word(first / 2 + i));
+#pragma unroll
+  for (int i = 0; i < 2; ++i) halves[i] = __byte_perm(codes[2 * i], codes[2 * i + 1], 0x7351);
+  const uint32_t even = __byte_perm(halves[0], halves[1], 0x5410), odd = __byte_perm(halves[0], halves[1], 0x7632);
+  return ptx::select_bits(0xF0F0F0F0u, odd, even >> 4);
 }
 
 // Whether the thresholds of this step, and twice and four times them, are normal numbers of the format.
@@ -246,44 +292,36 @@ __device__ __forceinline__ uint32_t encode_rare(float x, float step, Scheme sche
   return scheme == Scheme::kCompressedTensors && quotient == 0.0f ? 0u : float_to_e2m1(quotient);
 }
 
-// What codes are multiples of.
-__device__ __forceinline__ float step_of(uint32_t scale_byte, float global_scale) {
-  const float scale = e4m3_to_float(static_cast<uint8_t>(scale_byte));
-  return global_scale >= 0x1p-60f && global_scale <= 0x1p60f
-             ? divide(scale, global_scale, reciprocal_in_range(global_scale))
-             : divide_any(scale, global_scale);
-}
-
-__device__ __forceinline__ bool is_usual(uint32_t amax_bits, float step, Scheme scheme) {
-  return amax_bits < kInfinityBits && step >= 0x1p-100f && step <= 0x1p100f && scheme == Scheme::kNvfp4;
-}
-
 template <typename T>
 __device__ __forceinline__ uint2 encode_usual(const Block<T>& block, float step) {
-  const float reciprocal = reciprocal_in_range(step);
 #if !defined(NVFP4_NATIVE_SM120)
   if constexpr (sizeof(T) == 2) {
     if (has_thresholds(step, T())) {
-      const Thresholds<T> thresholds(step, reciprocal);
+      const Thresholds<T> thresholds(step);
       return make_uint2(encode8(block, 0, thresholds), encode8(block, 8, thresholds));
     }
   }
 #endif
+  const float reciprocal = reciprocal_in_range(step);
   return make_uint2(encode8(block, 0, step, reciprocal), encode8(block, 8, step, reciprocal));
 }
 
+// The codes of a block, and its scale.
 template <typename T>
-__device__ __forceinline__ uint2 block_codes(const Block<T>& block, uint32_t amax_bits, uint32_t scale_byte,
-                                             float global_scale, Scheme scheme) {
-  const float step = step_of(scale_byte, global_scale);
-  if (is_usual(amax_bits, step, scheme)) return encode_usual(block, step);
+__device__ __forceinline__ uint2 encode(const Block<T>& block, uint32_t amax_bits, float global_scale, Scheme scheme,
+                                        BlockScale& scale) {
+  if (is_usual(amax_bits, global_scale, scheme)) {
+    scale = usual_scale(amax_bits, global_scale);
+    return encode_usual(block, scale.step);
+  }
+  scale = rare_scale<T>(amax_bits, global_scale, scheme);
   // Registers cannot be indexed, so in this loop the block moves past its first value.
   Block<T> rest = block;
   uint2 codes = make_uint2(0, 0);
 #pragma unroll 1
   for (int i = 0; i < kGroupSize; ++i) {
     codes.x = codes.x >> 4 | codes.y << 28;
-    codes.y = codes.y >> 4 | encode_rare(rest.value(0), step, scheme) << 28;
+    codes.y = codes.y >> 4 | encode_rare(rest.value(0), scale.step, scheme) << 28;
     rest.drop_first();
   }
   return codes;

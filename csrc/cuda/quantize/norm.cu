@@ -1,5 +1,6 @@
 // RMS norm and quantisation in one kernel: x, or x + residual, is read once.
 #include "cuda/ptx/approximate.cuh"
+#include "cuda/ptx/mma_half.cuh"
 #include "cuda/quantize/rows.cuh"
 #include "cuda/quantize/source.cuh"
 
@@ -14,6 +15,43 @@ __device__ __forceinline__ double inverse_root(double x) {
   r = fma(0.5 * r, fma(-x * r, r, 1.0), r);
   return fma(0.5 * r, fma(-x * r, r, 1.0), r);
 }
+
+// The sum of a block's squares in float64: of even columns and of odd ones, each in the order of columns.
+struct WideSquares {
+  double sums[2] = {};
+
+  template <typename T>
+  __device__ __forceinline__ explicit WideSquares(const Block<T>& block) {
+#pragma unroll
+    for (int i = 0; i < kGroupSize; ++i) {
+      const auto value = static_cast<double>(block.value(i));
+      sums[i % 2] = fma(value, value, sums[i % 2]);
+    }
+  }
+  __device__ __forceinline__ double sum() const { return sums[0] + sums[1]; }
+};
+
+// Of 16-bit numbers by the tensor core, which takes them as they lie. A matrix times its transpose has the sums of its
+// rows' squares on the diagonal, and four lanes have a row: a lane of each four gets the sum of their blocks.
+template <typename T>
+struct TensorSquares {
+  float sums[4] = {};
+
+  __device__ __forceinline__ explicit TensorSquares(const Block<T>& block) {
+#pragma unroll
+    for (int i = 0; i < kGroupSize / 2; i += 2) {
+      const uint32_t b[2] = {block.word(i), block.word(i + 1)};
+      ptx::mma_m16n8k16(sums, {b[0], 0, b[1], 0}, b, T());
+    }
+  }
+  __device__ __forceinline__ float sum() const {
+    const uint32_t row = threadIdx.x / 4 % 8, pair = threadIdx.x % 4;
+    return row / 2 != pair ? 0.0f : row % 2 == 0 ? sums[0] : sums[1];
+  }
+};
+
+template <typename T>
+using Squares = std::conditional_t<sizeof(T) == 2, TensorSquares<T>, WideSquares>;
 
 // y = x * factor * weight with factor = 1 / sqrt(mean(x^2) + eps), computed in float32 for 16-bit values and in float64
 // for float32, and rounded once.
@@ -30,7 +68,8 @@ struct Norm {
   T* sum;
   T* values;
   int64_t row_stride, residual_stride, cols;
-  double eps, inverse_cols;
+  Factor eps, inverse_cols;
+  double wide_eps, wide_inverse_cols;
   Factor offset;  // of the weight: 1, or -0, which leaves even a zero its sign
 
   explicit Norm(const QuantizeProblem& p)
@@ -42,8 +81,10 @@ struct Norm {
         row_stride(p.row_stride),
         residual_stride(p.norm.residual_stride),
         cols(p.cols),
-        eps(p.norm.eps),
-        inverse_cols(1.0 / static_cast<double>(p.cols)),
+        eps(static_cast<Factor>(p.norm.eps)),
+        inverse_cols(static_cast<Factor>(1.0 / static_cast<double>(p.cols))),
+        wide_eps(p.norm.eps),
+        wide_inverse_cols(1.0 / static_cast<double>(p.cols)),
         offset(p.norm.unit_offset ? Factor(1) : Factor(-0.0)) {}
 
   bool writes() const { return sum != nullptr || values != nullptr; }
@@ -65,28 +106,19 @@ struct Norm {
     if (sum != nullptr) write_block(sum + row * cols + int64_t{group} * kGroupSize, block);
   }
 
-  // Squares of even columns and of odd ones, each in the order of columns.
-  template <typename Number>
-  static __device__ __forceinline__ void add_squares(const Block<T>& block, Number (&sums)[2]) {
-#pragma unroll
-    for (int i = 0; i < kGroupSize; ++i) {
-      const auto value = static_cast<Number>(block.value(i));
-      sums[i % 2] = fma(value, value, sums[i % 2]);
-    }
-  }
-
-  // The factor of a row. `pass(load, add)` calls add(block) for this thread's blocks, in order.
+  // The factor of a row. `pass(load, add)` calls add(block) for this thread's blocks, in order and in all threads
+  // alike.
   template <typename Team, typename Pass>
   __device__ __forceinline__ Factor factor(const Team& team, Pass pass) const {
-    Factor sums[2] = {};
-    pass(true, [&](const Block<T>& block) { add_squares(block, sums); });
-    const Factor square = fma(team.sum(sums[0] + sums[1]), static_cast<Factor>(inverse_cols), static_cast<Factor>(eps));
+    Factor squares = 0;
+    pass(true, [&](const Block<T>& block) { squares += Squares<T>(block).sum(); });
+    const Factor square = fma(team.sum(squares), inverse_cols, eps);
     if constexpr (DTypeOf<T>::value == DType::kBFloat16) {
       // The squares of large bfloat16 numbers are beyond float32. The whole team comes here or nobody does.
       if (!(square < __uint_as_float(kInfinityBits))) {
-        double wide[2] = {};
-        pass(false, [&](const Block<T>& block) { add_squares(block, wide); });
-        return static_cast<float>(inverse_root(fma(team.sum(wide[0] + wide[1]), inverse_cols, eps)));
+        double wide = 0;
+        pass(false, [&](const Block<T>& block) { wide += WideSquares(block).sum(); });
+        return static_cast<float>(inverse_root(fma(team.sum(wide), wide_inverse_cols, wide_eps)));
       }
     }
     return inverse_root(square);

@@ -12,18 +12,17 @@ struct ToValues {
 
   template <typename T>
   __device__ __forceinline__ void store(const QuantizeArguments& p, const Block<T>& block, uint32_t amax_bits,
-                                        float global_scale, uint32_t row, uint32_t group) const {
-    const uint32_t byte = block_scale<T>(amax_bits, global_scale, p.scheme);
-    const uint2 codes = block_codes(block, amax_bits, byte, global_scale, p.scheme);
-    const float step = step_of(byte, global_scale);
-    const int64_t index = row * p.by_groups.divisor + group;
+                                        float global_scale, const Place& at) const {
+    BlockScale scale;
+    const uint2 codes = encode(block, amax_bits, global_scale, p.scheme, scale);
+    const int64_t index = at.row * p.by_groups.divisor + at.group;
     switch (dtype) {
       case DType::kFloat32:
-        return write_decoded(static_cast<float*>(out) + index * kGroupSize, codes, step);
+        return write_decoded(static_cast<float*>(out) + index * kGroupSize, codes, scale.step);
       case DType::kFloat16:
-        return write_decoded(static_cast<__half*>(out) + index * kGroupSize, codes, step);
+        return write_decoded(static_cast<__half*>(out) + index * kGroupSize, codes, scale.step);
       case DType::kBFloat16:
-        return write_decoded(static_cast<__nv_bfloat16*>(out) + index * kGroupSize, codes, step);
+        return write_decoded(static_cast<__nv_bfloat16*>(out) + index * kGroupSize, codes, scale.step);
     }
   }
 };

@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kLeastRowBlocks<Source, Shape
     do {
       visit(first);
       first += team.size * kEach;
-    } while (kLong && first < groups);
+    } while (kLong && first < round_up(groups, kWarp));  // by whole warps, as what adds squares wants
   };
   const auto each = [&](uint32_t first, auto&& visit) {
 #pragma unroll
@@ -111,8 +111,13 @@ __global__ void __launch_bounds__(Shape::kThreads, kLeastRowBlocks<Source, Shape
   if constexpr (Source::kNormalises) {
     factor = source.factor(team, [&](bool load, auto&& add) {
       each_turn([&](uint32_t first) {
-        if (load || kLong) read(first);
-        each(first, [&](int i, uint32_t) { add(blocks[i]); });
+        if (load || kLong) {
+#pragma unroll
+          for (Block<T>& block : blocks) block = {};
+          read(first);
+        }
+#pragma unroll
+        for (const Block<T>& block : blocks) add(block);
       });
     });
   }
@@ -145,7 +150,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kLeastRowBlocks<Source, Shape
       shape(first);
     }
     each(first, [&](int i, uint32_t group) {
-      if ((group / kWarp & last_part) == part) sink.store(p, blocks[i], amax[i], global_scale, row, group);
+      if ((group / kWarp & last_part) == part) sink.store(p, blocks[i], amax[i], global_scale, Place(p, row, group));
     });
   });
 }

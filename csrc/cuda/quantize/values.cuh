@@ -16,22 +16,15 @@ __device__ __forceinline__ void unpack(const uint4& chunk, float (&values)[4], f
 }
 template <typename T>
 __device__ __forceinline__ void unpack(const uint4& chunk, float (&values)[8], T) {
-  T numbers[8];
-  memcpy(numbers, &chunk, sizeof(chunk));
+  const uint32_t pairs[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
 #pragma unroll
-  for (int i = 0; i < 8; ++i) values[i] = to_float(numbers[i]);
+  for (int i = 0; i < 4; ++i) values[2 * i] = low_of(pairs[i], T()), values[2 * i + 1] = high_of(pairs[i], T());
 }
 
 __device__ __forceinline__ uint4 pack(const float (&values)[4], float) {
   uint4 chunk;
   memcpy(&chunk, values, sizeof(chunk));
   return chunk;
-}
-__device__ __forceinline__ uint32_t pack_pair(float low, float high, __half) {
-  return bits_of(__floats2half2_rn(low, high));
-}
-__device__ __forceinline__ uint32_t pack_pair(float low, float high, __nv_bfloat16) {
-  return bits_of(__floats2bfloat162_rn(low, high));
 }
 template <typename T>
 __device__ __forceinline__ uint4 pack(const float (&values)[8], T) {

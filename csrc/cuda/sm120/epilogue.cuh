@@ -236,25 +236,27 @@ struct Output {
         }
       }
       const float global_scale = __ldg(p.out_global_scale);
-      const uint32_t amax = block.amax_bits(), byte = block_scale<float>(amax, global_scale, Scheme::kNvfp4);
-      const float step = step_of(byte, global_scale);
+      const uint32_t amax = block.amax_bits();
+      BlockScale scale;
       uint2 codes = make_uint2(0, 0);
-      if (is_usual(amax, step, Scheme::kNvfp4)) {
-        codes = encode_usual(block, step);
+      if (is_usual(amax, global_scale, Scheme::kNvfp4)) {
+        scale = usual_scale(amax, global_scale);
+        codes = encode_usual(block, scale.step);
       } else {
+        scale = rare_scale<float>(amax, global_scale, Scheme::kNvfp4);
         // From shared memory again: rolled, the rare code needs few registers.
 #pragma unroll 1
         for (int i = 0; i < kGroupSize / 2; ++i) {
           const uint32_t address = staging.address(token, (2 * index + i / 4) << gated) + i % 4 * 4;
           const float2 pair = unpack_pair(ptx::load_word(address), p.out_dtype);
-          const uint32_t two = encode_rare(pair.x, step, Scheme::kNvfp4) | encode_rare(pair.y, step, Scheme::kNvfp4)
-                                                                               << 4;
+          const uint32_t low = encode_rare(pair.x, scale.step, Scheme::kNvfp4);
+          const uint32_t two = low | encode_rare(pair.y, scale.step, Scheme::kNvfp4) << 4;
           (i < 4 ? codes.x : codes.y) |= two << 8 * (i % 4);
         }
       }
       *reinterpret_cast<uint2*>(p.out_packed + int64_t{row} * p.out_pitch + output / 2) = codes;
       const int groups = outputs / kGroupSize;
-      p.out_scale[swizzled_offset(row, output / kGroupSize, groups, 32)] = static_cast<uint8_t>(byte);
+      p.out_scale[swizzled_offset(row, output / kGroupSize, groups, 32)] = static_cast<uint8_t>(scale.byte);
       // Behind a row's last block, the zeros that pad its scales to four groups: NaN there would poison the next
       // product.
       for (int pad = groups; output + kGroupSize == outputs && pad % 4 != 0; ++pad) {
