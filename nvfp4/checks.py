@@ -12,12 +12,12 @@ from torch import Tensor
 
 from nvfp4.formats import GROUP_SIZE, check_group_multiple
 from nvfp4.gated import GatedWeights
+from nvfp4.kinds import check_choice
 from nvfp4.layout import LAYOUTS, TILE_BYTES, TILED_LAYOUTS, swizzled_shape, tiles_shape
 from nvfp4.reference import ACTIVATIONS as GATED_ACTIVATIONS
 
 __all__ = [
     "ACTIVATIONS",
-    "check_choice",
     "check_dequantize",
     "check_gated_mlp",
     "check_gated_quantize",
@@ -37,12 +37,6 @@ __all__ = [
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 ACTIVATIONS = ("row", "tensor", "static", "none")
-
-
-def check_choice(what: str, got: str, wanted: Sequence[str]) -> None:
-    """Refuse a string that is not one of the choices."""
-    if got not in wanted:
-        raise ValueError(f"{what}: got {got!r}, wanted one of {', '.join(wanted)}")
 
 
 def _tensor(what: str, x: object) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nvfp4 import fused_ops, ops  # noqa: F401  (registered where they are imported)
-from nvfp4.checks import check_choice
+from nvfp4.kinds import check_activations, check_arguments, check_choice, check_kind, kinds_of
 from nvfp4.layout import LAYOUTS, TILED_LAYOUTS
 from nvfp4.reference import Activation, Granularity, Scheme
 from nvfp4.tensor import NVFP4Tensor
@@ -29,28 +29,26 @@ __all__ = [
 ]
 
 _ops = torch.ops.nvfp4
+_KINDS = {name: kinds_of(getattr(_ops, name)) for name in ops.OP_NAMES}
 
 
-def _one(op: Any, *args: object) -> Tensor:
-    """The result of an op that returns one tensor; the registry's handles are untyped."""
-    result: Tensor = op.default(*args)
-    return result
+def _call(name: str, *args: object) -> Any:
+    """An op's results, once its arguments are of the kinds that it takes; the registry's handles are untyped."""
+    check_arguments(name, _KINDS[name], args)
+    return getattr(_ops, name).default(*args)
 
 
-def _plain_tensor(name: str, x: Tensor) -> Tensor:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: got {type(x).__name__}, wanted a torch.Tensor")
-    return x
+def _check_tensor(what: str, x: object) -> None:
+    check_kind(what, x, (Tensor,), "a torch.Tensor")
 
 
-def _bytes(scale: Tensor) -> Tensor:
-    _plain_tensor("scale", scale)
+def _bytes(scale: Tensor, what: str = "scale") -> Tensor:
+    _check_tensor(what, scale)
     return scale.view(torch.uint8) if scale.dtype == torch.float8_e4m3fn else scale
 
 
 def _as_tensor(name: str, t: NVFP4Tensor) -> NVFP4Tensor:
-    if not isinstance(t, NVFP4Tensor):
-        raise TypeError(f"{name}: got {type(t).__name__}, wanted an NVFP4Tensor; make one with nvfp4.quantize")
+    check_kind(name, t, (NVFP4Tensor,), "an NVFP4Tensor; make one with nvfp4.quantize")
     return t
 
 
@@ -76,8 +74,7 @@ def quantize(
         TypeError: x is not one of the three dtypes.
         ValueError: K is no multiple of 16, a given global scale is not positive and finite, or an unknown choice.
     """
-    _plain_tensor("quantize: x", x)
-    packed, scale, out_scale = _ops.quantize.default(x, global_scale, granularity, scheme, layout)
+    packed, scale, out_scale = _call("quantize", x, global_scale, granularity, scheme, layout)
     return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), out_scale, tuple(x.shape), layout)
 
 
@@ -106,8 +103,11 @@ def quantize_dequantize(
     Raises:
         TypeError, ValueError: as `quantize`; and an x that requires grad.
     """
-    _plain_tensor("quantize_dequantize: x", x)
-    return _one(_ops.quantize_dequantize, x, global_scale, granularity, scheme, dtype or x.dtype)
+    _check_tensor("quantize_dequantize: x", x)
+    values: Tensor = _call(
+        "quantize_dequantize", x, global_scale, granularity, scheme, x.dtype if dtype is None else dtype
+    )
+    return values
 
 
 def gated_quantize(
@@ -135,10 +135,7 @@ def gated_quantize(
     Raises:
         TypeError, ValueError: as `quantize`; and an x that requires grad.
     """
-    _plain_tensor("gated_quantize: x", x)
-    packed, scale, out_scale = _ops.gated_quantize.default(
-        x, activation, interleaved, global_scale, granularity, layout
-    )
+    packed, scale, out_scale = _call("gated_quantize", x, activation, interleaved, global_scale, granularity, layout)
     shape = (*x.shape[:-1], x.shape[-1] // 2)
     return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), out_scale, shape, layout)
 
@@ -201,9 +198,8 @@ def rms_norm_quantize(
     Raises:
         TypeError, ValueError: as `quantize`; a weight or residual that does not fit; and a tensor that requires grad.
     """
-    _plain_tensor("rms_norm_quantize: x", x)
-    packed, scale, out_scale, total = _ops.rms_norm_quantize.default(
-        x, weight, eps, unit_offset, residual, global_scale, granularity, layout
+    packed, scale, out_scale, total = _call(
+        "rms_norm_quantize", x, weight, eps, unit_offset, residual, global_scale, granularity, layout
     )
     t = NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), out_scale, tuple(x.shape), layout)
     return t if residual is None else (t, total)
@@ -222,34 +218,38 @@ def to_layout(t: NVFP4Tensor, layout: str) -> NVFP4Tensor:
     groups = t.shape[-1] // 16
     packed, scale = t.packed, _bytes(t.scale)
     if t.layout in TILED_LAYOUTS:
-        packed, scale = _ops.from_tiles.default(packed, *t.shape, t.layout)
+        packed, scale = _call("from_tiles", packed, *t.shape, t.layout)
     elif t.layout == "128x4":
-        scale = _ops.unswizzle_scales.default(scale, t.rows, groups).view(*t.shape[:-1], groups)
+        scale = _call("unswizzle_scales", scale, t.rows, groups).view(*t.shape[:-1], groups)
     if layout in TILED_LAYOUTS:
-        packed, scale = _ops.to_tiles.default(packed, scale, layout), scale.new_empty((0, groups))
+        packed, scale = _call("to_tiles", packed, scale, layout), scale.new_empty((0, groups))
     elif layout == "128x4":
-        scale = _ops.swizzle_scales.default(scale.reshape(t.rows, groups))
+        scale = _call("swizzle_scales", scale.reshape(t.rows, groups))
     return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), t.global_scale, t.shape, layout)
 
 
 def pack(codes: Tensor) -> Tensor:
     """Two four-bit codes a byte, the even column in the low nibble: uint8 [..., K] to uint8 [..., K/2], K even."""
-    return _one(_ops.pack, codes)
+    packed: Tensor = _call("pack", codes)
+    return packed
 
 
 def unpack(packed: Tensor) -> Tensor:
     """The inverse of `pack`: uint8 [..., K/2] to uint8 codes [..., K]."""
-    return _one(_ops.unpack, packed)
+    codes: Tensor = _call("unpack", packed)
+    return codes
 
 
 def swizzle_scales(scale: Tensor) -> Tensor:
     """Block scales [rows, K/16] (uint8 or float8_e4m3fn) in the 128x4 order, zero-padded; the same dtype."""
-    return _one(_ops.swizzle_scales, _bytes(scale)).view(scale.dtype)
+    swizzled: Tensor = _call("swizzle_scales", _bytes(scale, "swizzle_scales: scale"))
+    return swizzled.view(scale.dtype)
 
 
 def unswizzle_scales(scale: Tensor, rows: int, groups: int) -> Tensor:
     """The inverse of `swizzle_scales`: the plain [rows, groups] of a padded 128x4 buffer; the same dtype."""
-    return _one(_ops.unswizzle_scales, _bytes(scale), rows, groups).view(scale.dtype)
+    plain: Tensor = _call("unswizzle_scales", _bytes(scale, "unswizzle_scales: scale"), rows, groups)
+    return plain.view(scale.dtype)
 
 
 def matmul(
@@ -268,10 +268,11 @@ def matmul(
     _as_tensor("matmul: b", b)
     if len(b.shape) != 2 or a.shape[-1] != b.shape[-1]:
         raise ValueError(f"matmul: got a of shape {a.shape} and b of shape {b.shape}, wanted [..., K] and [N, K]")
-    return _one(
-        _ops.matmul, a.packed, _bytes(a.scale), a.global_scale, b.packed, _bytes(b.scale), b.global_scale, bias,
+    y: Tensor = _call(
+        "matmul", a.packed, _bytes(a.scale), a.global_scale, b.packed, _bytes(b.scale), b.global_scale, bias,
         b.shape[0], b.layout, out_dtype,
     )  # fmt: skip
+    return y
 
 
 def linear(
@@ -297,18 +298,20 @@ def linear(
     Raises:
         TypeError, ValueError: as `matmul`; and an input_global_scale without activations.
     """
-    _plain_tensor("linear: x", x)
+    _check_tensor("linear: x", x)
     _as_tensor("linear: weight", weight)
     if len(weight.shape) != 2 or x.dim() == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"linear: got x of shape {tuple(x.shape)} and a weight of shape {weight.shape}, wanted [..., K] and [N, K]"
         )
     check_choice("linear: granularity", granularity, ("row", "tensor"))
-    check_choice("linear: activations", activations or "None", ("nvfp4", "None"))
+    check_activations("linear", activations)
     mode: str = granularity if input_global_scale is None else "static"
     if activations is None:
         mode = "none"
-    return ops.linear(
+    args = (
         x, weight.packed, _bytes(weight.scale), weight.global_scale, input_global_scale, bias,
         weight.shape[0], weight.layout, mode,
     )  # fmt: skip
+    check_arguments("linear", _KINDS["linear"], args)
+    return ops.linear(*args)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nvfp4.formats import check_group_multiple
+from nvfp4.kinds import check_kind
 from nvfp4.layout import LAYOUTS, TILED_LAYOUTS, swizzled_shape, tiles_shape
 
 __all__ = ["NVFP4Tensor"]
@@ -119,6 +120,7 @@ class NVFP4Tensor:
 
     def dequantize(self, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         """The values q * (scale / global_scale), computed in float32 and rounded to `dtype`; shape `self.shape`."""
+        check_kind("dequantize: dtype", dtype, (torch.dtype,), "a torch.dtype, such as torch.bfloat16")
         # The registry is asked by name: the ops stand on a higher floor than this container.
         values: Tensor = torch.ops.nvfp4.dequantize.default(
             self.packed, self.scale.view(torch.uint8), self.global_scale, self.shape, self.layout, dtype

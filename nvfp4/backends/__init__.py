@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
+
 from nvfp4 import env
 from nvfp4.backends.absent import TritonBackend
 from nvfp4.backends.base import FUSED_OPS, OPS, Backend, Desc
@@ -16,7 +18,8 @@ from nvfp4.backends.calls import kernel_calls, record, reset_kernel_calls
 from nvfp4.backends.cpu import CpuBackend
 from nvfp4.backends.cuda import CudaBackend
 from nvfp4.backends.reference import ReferenceBackend
-from nvfp4.checks import ACTIVATIONS, check_choice
+from nvfp4.checks import ACTIVATIONS
+from nvfp4.kinds import check_choice, check_kind
 from nvfp4.layout import LAYOUTS
 
 __all__ = [
@@ -100,11 +103,15 @@ def explain(desc: Desc) -> Explanation:
     """Ask every backend about a problem.
 
     Raises:
+        TypeError: it is no `Desc`, or a field of it is of another kind.
         ValueError: a field of the problem is none of its choices.
 
     >>> print(nvfp4.backends.explain(nvfp4.backends.Desc("linear", device="cpu")))
     """
+    check_kind("explain", desc, (Desc,), "an nvfp4.backends.Desc, such as Desc('linear', device='cpu')")
     check_choice("explain: op", desc.op, OPS)
+    check_kind("explain: device", desc.device, (str,), "the type of a device, 'cpu' or 'cuda'")
+    check_kind("explain: dtype", desc.dtype, (torch.dtype,), "a torch.dtype, such as torch.bfloat16")
     check_choice("explain: layout", desc.layout, LAYOUTS[:2] if desc.op in ("quantize", *FUSED_OPS) else LAYOUTS)
     check_choice("explain: activations", desc.activations, ACTIVATIONS)
     answers = tuple(Answer(name, *backend.supports(desc)) for name, backend in BACKENDS.items())

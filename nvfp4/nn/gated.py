@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from nvfp4 import gated, ops, reference
-from nvfp4.checks import check_choice
 from nvfp4.fused_ops import gated_mlp
 from nvfp4.gated import INTERLEAVED, GatedWeights
+from nvfp4.kinds import check_choice
 from nvfp4.nn.linear import NVFP4Linear
 from nvfp4.reference import Activation
 from nvfp4.tensor import NVFP4Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from nvfp4 import functional, ops
 from nvfp4.backends import Desc, explain
 from nvfp4.checks import FLOATS
 from nvfp4.formats import GROUP_SIZE, ZERO_BLOCK_SCALE, check_group_multiple
+from nvfp4.kinds import check_activations, check_kind
 from nvfp4.nn import state
 from nvfp4.nn.handle import WeightHandle
 from nvfp4.reference import Scheme
@@ -51,7 +53,7 @@ class NVFP4Linear(nn.Linear):
             result does not depend on its neighbours (on an SM120: in batches of up to 256 tokens).
 
     Raises:
-        TypeError: the dtype is none of the three.
+        TypeError: the dtype is none of the three, or an argument is of another kind than it is documented to be.
         ValueError: K is no multiple of 16, a size is negative, `activations` is unknown, or `static` comes without
             activations.
     """
@@ -72,8 +74,12 @@ class NVFP4Linear(nn.Linear):
     ) -> None:
         nn.Module.__init__(self)
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        if activations not in ("nvfp4", None):
-            raise ValueError(f"NVFP4Linear: activations: got {activations!r}, wanted 'nvfp4' (W4A4) or None (W4A16)")
+        check_activations("NVFP4Linear", activations)
+        for name, size in (("in_features", in_features), ("out_features", out_features)):
+            check_kind(f"NVFP4Linear: {name}", size, (Integral, torch.SymInt), "an int")
+        check_kind("NVFP4Linear: dtype", dtype, (torch.dtype,), "a torch.dtype, such as torch.bfloat16")
+        for name, flag in (("bias", bias), ("static", static)):
+            check_kind(f"NVFP4Linear: {name}", flag, (bool,), "True or False")
         if static and activations is None:
             raise ValueError("NVFP4Linear: got static=True with activations=None, wanted static only with 'nvfp4'")
         if dtype not in FLOATS:
@@ -237,8 +243,10 @@ class NVFP4Linear(nn.Linear):
         """Hold another weight [N, K], in the layout it comes in.
 
         Raises:
+            TypeError: it is no `NVFP4Tensor`.
             ValueError: its shape is not [out_features, in_features], or it has a global scale a row.
         """
+        check_kind("NVFP4Linear: weight", t, (NVFP4Tensor,), "an NVFP4Tensor; make one with nvfp4.quantize")
         if t.shape != (self.out_features, self.in_features) or t.global_scale.numel() != 1:
             raise ValueError(
                 f"NVFP4Linear: got a weight of shape {t.shape} with {t.global_scale.numel()} global scales, wanted "

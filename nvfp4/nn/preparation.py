@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import Parameter
 
 from nvfp4.backends import BACKENDS, Desc, select
-from nvfp4.checks import check_choice
+from nvfp4.kinds import check_choice, check_kind
 from nvfp4.nn import state
 from nvfp4.nn.linear import NVFP4Linear
 
@@ -53,10 +53,12 @@ def prepare(module: _Module, backend: str | None = None) -> _Module:
         backend: a name of `nvfp4.backends.BACKENDS`; None takes the one that serves `linear` on each module's device.
 
     Raises:
+        TypeError: `module` is no module.
         ValueError: a block scale is NaN or negative, a global scale is not positive and finite, a module is on the meta
             device, or the backend is unknown or does not serve it. Nothing has been changed then.
         RuntimeError: no backend serves a module.
     """
+    check_kind("prepare", module, (nn.Module,), "a torch.nn.Module")
     if backend is not None:
         check_choice("prepare: backend", backend, tuple(BACKENDS))
     wanted = [

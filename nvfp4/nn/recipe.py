@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from torch import nn
 
+from nvfp4.kinds import check_kind
 from nvfp4.nn.schema import MODIFIER, QuantizationGroup, describe, modifier_arguments
 
 __all__ = ["PRESETS", "Recipe", "matches"]
@@ -123,8 +124,10 @@ class Recipe(BaseModel):
         - ``weight-only``: the same Linears in W4A16.
 
         Raises:
+            TypeError: `name` is no string.
             ValueError: there is no preset of that name.
         """
+        check_kind("recipe", name, (str,), f"one of {', '.join(PRESETS)}")
         if name not in PRESETS:
             raise ValueError(f"recipe: got {name!r}, wanted one of {', '.join(PRESETS)}, or a recipe's YAML file")
         return cls.model_validate(PRESETS[name])
@@ -138,8 +141,10 @@ class Recipe(BaseModel):
 
         Raises:
             FileNotFoundError: there is no such file.
+            TypeError: neither a path nor a string.
             ValueError: the YAML is malformed, holds another modifier, or a field is unknown or means another format.
         """
+        check_kind("recipe", source, (str, Path), "the path of a YAML file, or YAML text")
         text = str(source)
         if isinstance(source, Path) or not ("\n" in text or ": " in text):
             place = f"recipe {text}"
@@ -159,8 +164,7 @@ class Recipe(BaseModel):
         """A recipe itself, a preset's name, or what `from_yaml` reads."""
         if isinstance(recipe, Recipe):
             return recipe
-        if not isinstance(recipe, str | Path):
-            raise TypeError(f"recipe: got {type(recipe).__name__}, wanted a Recipe, a preset's name or a YAML file")
+        check_kind("recipe", recipe, (str, Path), "a Recipe, a preset's name or a YAML file")
         text = str(recipe)
         looks_like_yaml = isinstance(recipe, Path) or text.endswith((".yaml", ".yml")) or "\n" in text or ": " in text
         return cls.from_yaml(recipe) if looks_like_yaml else cls.preset(text)

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from nvfp4 import functional
 from nvfp4.checks import FLOATS
 from nvfp4.formats import check_group_multiple
+from nvfp4.kinds import check_kind
 
 if TYPE_CHECKING:
     from nvfp4.nn.linear import NVFP4Linear
@@ -121,8 +122,10 @@ def as_global_scale(name: str, value: Tensor | float, device: torch.device) -> T
     """One encode scale as float32 [1] on a device.
 
     Raises:
+        TypeError: no number.
         ValueError: not one positive finite number.
     """
+    check_kind(name, value, (Tensor, float, int), "one positive finite number, the encode scale 2688 / amax")
     # Without a place of its own a number would go to whatever default device the caller has set.
     place = value.device if isinstance(value, Tensor) else "cpu"
     scale = torch.as_tensor(value, dtype=torch.float32, device=place).detach()

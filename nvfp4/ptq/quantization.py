@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from nvfp4.kinds import check_kind
 from nvfp4.nn import NVFP4Linear, Recipe, prepare
 from nvfp4.nn.fusion import fuse_gated_mlps
 from nvfp4.nn.replacing import keep_hooks, places_of
@@ -77,6 +78,8 @@ def quantize_model(
         ValueError: the recipe is malformed or matches nothing, a matched weight cannot be quantised (K no multiple of
             16, NaN or Inf, on the meta device), or the calibration tokens are malformed.
     """
+    for name, flag in (("progress", progress), ("fuse", fuse)):
+        check_kind(f"quantize_model: {name}", flag, (bool,), "True or False")
     rules = Recipe.of(recipe)
     if calibration is not None:
         check_tokens(calibration)

@@ -121,7 +121,7 @@ def test_other_presets() -> None:
         assert activations(recipe, "model.vision_tower.layers.0.fc1") == "ignored"
     with pytest.raises(ValueError, match="got 'fast', wanted one of gemma-mlp, all-linear, weight-only"):
         Recipe.of("fast")
-    with pytest.raises(TypeError, match="got int, wanted a Recipe"):
+    with pytest.raises(TypeError, match="got int 3, wanted a Recipe"):
         Recipe.of(3)
 
 
