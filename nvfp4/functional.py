@@ -121,8 +121,9 @@ def gated_quantize(
 ) -> NVFP4Tensor:
     """Quantise act(gate) * up [..., K] of x [..., 2 * K], the middle of a gated MLP, in one call.
 
-    The product is within one unit in the last place of its float64 evaluation, rounded to x's dtype
-    (`nvfp4.reference.gated_activation`), and what that gives is quantised bit for bit as `quantize` does.
+    The product is rounded once, to x's dtype: on the CPU and in the reference from its float64 evaluation
+    (`nvfp4.reference.gated_activation`), by the CUDA kernel to within one unit in the last place of that. What this
+    gives is quantised bit for bit as `quantize` does.
 
     Args:
         x: float32, float16 or bfloat16: gate and up, one after the other.
@@ -177,15 +178,19 @@ def rms_norm_quantize(
 ) -> NVFP4Tensor | tuple[NVFP4Tensor, Tensor]:
     """Quantise the RMS norm of x, or of x + residual, in one call.
 
-    y = s / sqrt(mean(s²) + eps) * weight with s = x + residual rounded to x's dtype. It is computed in float32 for
-    16-bit x and in float64 for float32, and rounded once, after the product with the weight (Gemma's rule; Llama's own
-    code rounds before it too), within one unit in the last place of `nvfp4.reference.rms_norm`. What that gives is
-    quantised bit for bit as `quantize` does. A row's result does not depend on its neighbours.
+    y = s / sqrt(mean(s²) + eps) * weight with s = x + residual rounded to x's dtype. It is rounded once, after the
+    product with the weight (Gemma's rule; Llama's own code rounds before it too). The CPU and the reference evaluate it
+    in float64, as `nvfp4.reference.rms_norm` defines it; the CUDA kernel in float32 for 16-bit x and in float64 for
+    float32, within one unit in the last place of that. What this gives is quantised bit for bit as `quantize` does. A
+    row's result does not depend on its neighbours.
+
+    A NaN makes its whole row NaN. So does an infinity its block of 16; the rest of its row becomes zero, as in any RMS
+    norm. Nothing saturates.
 
     Args:
         x: [..., K] float32, float16 or bfloat16; K a multiple of 16.
         weight: [K] in x's dtype.
-        eps: added to the mean of the squares.
+        eps: added to the mean of the squares, from 1e-30 to 1e30. Without it a row of zeros would divide by zero.
         unit_offset: multiply by 1 + weight, as Gemma stores it.
         residual: as x, or None.
         global_scale: float32 [1] or [..., 1]; None computes one a row.
@@ -196,7 +201,8 @@ def rms_norm_quantize(
         The norm in NVFP4; with a residual also s, in memory of its own.
 
     Raises:
-        TypeError, ValueError: as `quantize`; a weight or residual that does not fit; and a tensor that requires grad.
+        TypeError, ValueError: as `quantize`; a weight or residual that does not fit; an eps that is not in its range;
+            and a tensor that requires grad.
     """
     packed, scale, out_scale, total = _call(
         "rms_norm_quantize", x, weight, eps, unit_offset, residual, global_scale, granularity, layout

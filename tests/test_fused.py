@@ -134,6 +134,10 @@ def test_nan_and_infinity_stay_in_sight(backend: str) -> None:
     x = torch.randn(3, 64)
     x[0, 5], x[1, 6] = NAN, INF
     assert nvfp4.rms_norm_quantize(x, torch.ones(64)).dequantize().isnan().any(dim=1).tolist() == [True, True, False]
+    blocks = nvfp4.rms_norm_quantize(x, torch.ones(64)).dequantize().view(3, 4, 16)
+    assert blocks[0].isnan().all()
+    assert blocks[1, 0].isnan().all()
+    assert not blocks[1, 1:].any()
     assert nvfp4.gated_quantize(x).dequantize().isnan().any(dim=1).tolist() == [True, False, False]
     assert nvfp4.quantize_dequantize(x).isnan().any(dim=1).tolist() == [True, False, False]
 
@@ -201,7 +205,6 @@ X, W = torch.zeros(4, 32), torch.ones(32)
         (lambda: nvfp4.gated_quantize(X, granularity="column"), ValueError, "granularity: got 'column'"),
         (lambda: nvfp4.quantize_dequantize(X, dtype=torch.float64), TypeError, "dtype: got torch.float64"),
         (lambda: nvfp4.quantize_dequantize(torch.zeros(4, 17)), ValueError, "quantize_dequantize: x: .*nearest legal"),
-        (lambda: nvfp4.quantize_dequantize(X, torch.zeros(1)), ValueError, "global"),
         (
             lambda: nvfp4.quantize_dequantize(X, None, "row", scheme="compressed-tensors"),
             ValueError,
@@ -212,6 +215,17 @@ X, W = torch.zeros(4, 32), torch.ones(32)
 def test_malformed_calls(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, NAN, INF])
+def test_a_bad_global_scale_is_refused_in_the_name_of_the_op_that_was_called(value: float, backend: str) -> None:
+    scale = torch.tensor([value])
+    with pytest.raises(ValueError, match=r"^rms_norm_quantize: global scale: got \["):
+        nvfp4.rms_norm_quantize(X, W, global_scale=scale)
+    with pytest.raises(ValueError, match=r"^gated_quantize: global scale: got \["):
+        nvfp4.gated_quantize(X, global_scale=scale.expand(4, 1))
+    with pytest.raises(ValueError, match=r"^quantize_dequantize: global scale: got \["):
+        nvfp4.quantize_dequantize(X, scale)
 
 
 def test_a_scale_beside_granularity_tensor_is_no_contradiction() -> None:

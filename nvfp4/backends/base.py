@@ -13,7 +13,7 @@ from nvfp4.backends.gated import unfused
 from nvfp4.checks import FLOATS
 from nvfp4.gated import GatedWeights
 
-__all__ = ["FUSED_OPS", "NEGATIVE_SCALE", "OPS", "Backend", "Desc", "refused_by_contract"]
+__all__ = ["FUSED_OPS", "NEGATIVE_SCALE", "OPS", "Backend", "Desc", "check_positive", "refused_by_contract"]
 
 NEGATIVE_SCALE = "to_tiles: got a block scale with its sign bit set, wanted scales >= 0; the bytes are damaged"
 
@@ -66,6 +66,15 @@ def refused_by_contract(desc: Desc) -> str:
     return ""
 
 
+def check_positive(what: str, *global_scales: Tensor | None) -> None:
+    """The check of values that is made wherever it does not have to wait for a GPU, before a global scale divides."""
+    for scale in global_scales:
+        if scale is not None and not bool((scale.isfinite() & (scale > 0)).all()):
+            raise ValueError(
+                f"{what}: global scale: got {scale.flatten()[:4].tolist()}, wanted positive finite numbers, 2688 / amax"
+            )
+
+
 class Backend(ABC):
     """Kernels for one kind of device. Methods take and return what the ops of the same names do (`nvfp4/ops.py`)."""
 
@@ -105,6 +114,7 @@ class Backend(ABC):
 
         Here by the definition, then `quantize`.
         """
+        check_positive("rms_norm_quantize", global_scale)
         values, total = reference.rms_norm(x, weight, eps, unit_offset, residual)
         packed, scale, out_scale = self.quantize(values, global_scale, "row", "nvfp4", layout)
         return packed, scale, out_scale, x.new_empty(0) if residual is None else total.contiguous()
@@ -113,6 +123,7 @@ class Backend(ABC):
         self, x: Tensor, activation: str, interleaved: bool, global_scale: Tensor | None, layout: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Codes, scales and global scale of act(gate) * up, x [..., 2 * K]; here by the definition, then `quantize`."""
+        check_positive("gated_quantize", global_scale)
         gate, up = reference.gated_halves(x, interleaved)
         values = reference.gated_activation(gate, up, activation)  # type: ignore[arg-type]
         return self.quantize(values, global_scale, "row", "nvfp4", layout)
@@ -121,6 +132,7 @@ class Backend(ABC):
         self, x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, dtype: torch.dtype
     ) -> Tensor:
         """The values that `quantize` makes of x; here by way of the codes."""
+        check_positive("quantize_dequantize", global_scale)
         parts = self.quantize(x, global_scale, granularity, scheme, "plain")
         return self.dequantize(*parts, list(x.shape), "plain", dtype)
 

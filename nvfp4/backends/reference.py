@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nvfp4 import layout as layouts
 from nvfp4 import reference
-from nvfp4.backends.base import NEGATIVE_SCALE, Backend, Desc, refused_by_contract
+from nvfp4.backends.base import NEGATIVE_SCALE, Backend, Desc, check_positive, refused_by_contract
 from nvfp4.backends.calls import record
 from nvfp4.tensor import NVFP4Tensor
 
@@ -16,15 +16,6 @@ __all__ = ["ReferenceBackend"]
 
 def _tensor(packed: Tensor, scale: Tensor, global_scale: Tensor, shape: list[int], layout: str) -> NVFP4Tensor:
     return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), global_scale, tuple(shape), layout)
-
-
-def _positive(what: str, *global_scales: Tensor | None) -> None:
-    """The check of values that every backend makes before it divides by a global scale."""
-    for scale in global_scales:
-        if scale is not None and not bool((scale.isfinite() & (scale > 0)).all()):
-            raise ValueError(
-                f"{what}: global scale: got {scale.flatten()[:4].tolist()}, wanted positive finite numbers, 2688 / amax"
-            )
 
 
 class ReferenceBackend(Backend):
@@ -48,7 +39,7 @@ class ReferenceBackend(Backend):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`reference.quantize`."""
         record("reference/quantize")
-        _positive("quantize", global_scale)
+        check_positive("quantize", global_scale)
         t = reference.quantize(x, global_scale, granularity, scheme)  # type: ignore[arg-type]
         scale = t.scale.view(torch.uint8)
         if layout == "128x4":
@@ -77,7 +68,7 @@ class ReferenceBackend(Backend):
     ) -> Tensor:
         """`reference.matmul`."""
         record("reference/matmul")
-        _positive("matmul", a_global_scale, b_global_scale)
+        check_positive("matmul", a_global_scale, b_global_scale)
         lead, k = a_packed.shape[:-1], a_packed.shape[-1] * 2
         a = _tensor(a_packed, a_scale, a_global_scale, [*lead, k], "plain")
         b = _tensor(b_packed, b_scale, b_global_scale, [n, k], layout)
@@ -97,7 +88,7 @@ class ReferenceBackend(Backend):
     ) -> Tensor:
         """`reference.quantize` and `reference.matmul`, or `reference.linear` for W4A16."""
         record(f"reference/linear/{'w4a16' if activations == 'none' else 'w4a4'}")
-        _positive("linear", weight_global_scale, input_global_scale)
+        check_positive("linear", weight_global_scale, input_global_scale)
         w = _tensor(weight, weight_scale, weight_global_scale, [out_features, x.shape[-1]], layout)
         if activations == "none":
             return reference.linear(x, w, bias)
