@@ -16,12 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nvfp4 import backends, functional, reference
+from nvfp4 import backends, functional, fused_ops, reference
 from nvfp4.backends import Desc, sm120
+from nvfp4.checks import FLOATS
+from nvfp4.gated import GatedWeights, alternate
 from nvfp4.tensor import NVFP4Tensor
 
 __all__ = ["CHECKS", "Check", "run"]
 
+_ACTIVATIONS: tuple[reference.Activation, ...] = ("gelu_tanh", "gelu", "silu")
+_ONE, _TWO, _FOUR, _FOURTEEN = 0x38, 0x40, 0x48, 0x56  # e4m3 bytes
 _TILES = 4096  # of the instruction, for each of its eight selectors and three kinds of registers
 
 
@@ -43,29 +47,40 @@ class _Skipped(Exception):  # noqa: N818  (it is no error)
     pass
 
 
+def _uneven(dtype: torch.dtype, device: str) -> Tensor:
+    """Rows of very different size, with zeros."""
+    x = torch.randn(64, 1040, device=device) * 10.0 ** torch.randint(-3, 4, (64, 1), device=device)
+    x[:, ::7] = 0
+    return x.to(dtype)
+
+
+def _chosen(bytes_: tuple[int, ...], shape: tuple[int, ...], device: str) -> Tensor:
+    """Any of a few bytes."""
+    return torch.tensor(bytes_, dtype=torch.uint8, device=device)[torch.randint(0, len(bytes_), shape, device=device)]
+
+
 def _exact_operand(rows: int, k: int, device: str) -> NVFP4Tensor:
     """Any codes, scales of 1, 2 and 4: sums of products are exact in any order."""
     packed = torch.randint(0, 256, (rows, k // 2), dtype=torch.uint8, device=device)
-    scale = torch.tensor([0x38, 0x40, 0x48], dtype=torch.uint8, device=device)[
-        torch.randint(0, 3, (rows, k // 16), device=device)
-    ]
+    scale = _chosen((_ONE, _TWO, _FOUR), (rows, k // 16), device)
     return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), torch.full((1,), 0.5, device=device), (rows, k))
 
 
 def _served(desc: Desc, backend: str) -> None:
     explanation = backends.explain(desc)
-    if explanation.choice != backend:
-        reasons = {answer.backend: answer.reason for answer in explanation.answers}
-        raise _Skipped(reasons[backend])
+    if explanation.choice == backend:
+        return
+    answers = {answer.backend: answer for answer in explanation.answers}
+    if answers[backend].supported and explanation.forced:
+        raise _Skipped("NVFP4_BACKEND (or force()) forces another backend; unset it to run this")
+    raise _Skipped(answers[backend].reason)
 
 
 def _quantize(device: str, backend: str) -> str:
     _served(Desc("quantize", device), backend)
     count = 0
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        x = torch.randn(64, 1040, device=device) * 10.0 ** torch.randint(-3, 4, (64, 1), device=device)
-        x[:, ::7] = 0
-        x = x.to(dtype)
+    for dtype in FLOATS:
+        x = _uneven(dtype, device)
         for granularity in ("tensor", "row"):
             with backends.force(backend):
                 got = functional.quantize(x, granularity=granularity)
@@ -76,30 +91,63 @@ def _quantize(device: str, backend: str) -> str:
     return f"{count} numbers"
 
 
+def _dequantize(device: str, backend: str, layouts: tuple[str, ...]) -> str:
+    _served(Desc("dequantize", device), backend)
+    count = 0
+    for dtype, granularity in itertools.product(FLOATS, ("tensor", "row")):
+        t = reference.quantize(_uneven(dtype, device), None, granularity)  # type: ignore[arg-type]
+        wanted = reference.dequantize(t, dtype)
+        for layout in layouts:
+            with backends.force("reference"):
+                held = functional.to_layout(t, layout)
+            with backends.force(backend):
+                got = held.dequantize(dtype)
+            if not torch.equal(got, wanted):
+                wrong = int((got != wanted).sum())
+                raise AssertionError(f"{dtype}, {layout}: {wrong} of {got.numel()} values are wrong")
+            count += got.numel()
+    return f"{count} numbers"
+
+
+def _gates_and_ups(shape: tuple[int, int], device: str) -> tuple[Tensor, Tensor]:
+    """A gate and an up for every column, by turns of 16: 48 and a digit, and -3 and a power of two.
+
+    Every activation of 48 is 48. Those of -3 differ, GELU by tanh and by erf by a ninth; beside the 48s, with their
+    global scale of 8, they and their products become block scales and codes that no unit in the last place changes.
+    """
+    large = torch.arange(shape[1], device=device) // 16 % 2 == 0
+    digits = torch.randint(-7, 8, shape, device=device)
+    digits[:, 0] = 7
+    powers = 2 ** torch.randint(0, 3, shape, device=device) * (torch.randint(0, 2, shape, device=device) * 2 - 1)
+    return torch.where(large, 48, -3).expand(shape), torch.where(large, digits, powers)
+
+
 def _fused(device: str, backend: str) -> str:
-    """Norms, activations and products whose results are numbers of few digits, which every evaluation rounds to."""
+    """Norms, activations and products whose results every evaluation rounds to the same codes."""
     _served(Desc("rms_norm_quantize", device), backend)
     count = 0
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    for dtype in FLOATS:
         signs = torch.randint(0, 2, (64, 1040), device=device) * 4 - 2
         digits = torch.randint(-7, 8, (64, 1040), device=device)
         x, weight = signs.to(dtype), digits[0].to(dtype)
         residual = torch.zeros_like(x)
-        gated = torch.cat((torch.full_like(x, 48.0), digits.to(dtype)), 1)
+        gate, up = (t.to(dtype) for t in _gates_and_ups((64, 1040), device))
+        gated = torch.cat((gate, up), 1)
+        by_turns = alternate(gate.T, up.T).T.contiguous()
 
-        def call(x: Tensor, weight: Tensor, residual: Tensor, gated: Tensor) -> list[object]:
+        def call(x: Tensor, weight: Tensor, residual: Tensor, gated: Tensor, by_turns: Tensor) -> list[object]:
             normed, total = functional.rms_norm_quantize(x, weight, 1e-30, residual=residual)
-            activations: list[reference.Activation] = ["gelu_tanh", "gelu", "silu"]
-            products = [functional.gated_quantize(gated, activation) for activation in activations]
+            products = [functional.gated_quantize(gated, activation) for activation in _ACTIVATIONS]
+            products.append(functional.gated_quantize(by_turns, interleaved=True))
             return [normed, total.tolist(), *products, functional.quantize_dequantize(gated).tolist()]
 
         with backends.force(backend):
-            got = call(x, weight, residual, gated)
+            got = call(x, weight, residual, gated, by_turns)
         with backends.force("reference"):
-            wanted = call(x, weight, residual, gated)
+            wanted = call(x, weight, residual, gated, by_turns)
         if got != wanted:
             raise AssertionError(f"{dtype}: other bytes than the reference")
-        count += 6 * x.numel()
+        count += 7 * x.numel()
     return f"{count} numbers"
 
 
@@ -116,6 +164,68 @@ def _products(device: str, backend: str) -> str:
                     wrong = int((got != wanted).sum())
                     raise AssertionError(f"{m} x {n} x {k}, repeat {repeat}: {wrong} of {got.numel()} sums are wrong")
     return f"{len(sizes)} sizes, 20 times each"
+
+
+def _weight_only(device: str, backend: str) -> str:
+    """Activations of one digit: sums of products are exact in any order."""
+    _served(Desc("linear", device, activations="none"), backend)
+    sizes = [(1, 136, 272), (7, 128, 128), (33, 264, 1040), (300, 640, 768)]
+    for dtype, (m, n, k) in itertools.product(FLOATS, sizes):
+        x, weight = torch.randint(-7, 8, (m, k), device=device).to(dtype), _exact_operand(n, k, device)
+        wanted = reference.linear(x, weight)
+        with backends.force(backend):
+            got = functional.linear(x, weight, activations=None)
+        if not torch.equal(got, wanted):
+            wrong = int((got != wanted).sum())
+            raise AssertionError(f"{dtype}, {m} x {n} x {k}: {wrong} of {got.numel()} sums are wrong")
+    return f"{len(sizes)} sizes, in {len(FLOATS)} dtypes"
+
+
+def _gated_weights(k: int, intermediate: int, n: int, device: str) -> GatedWeights:
+    """By turns of 16, gates of 56 and of -3 for tokens that begin with a one; as `_gates_and_ups` otherwise.
+
+    An output adds up what came of one kind of gate only, so that its sums are exact in any order.
+    """
+    large = (torch.arange(intermediate, device=device) // 16 % 2 == 0)[:, None]
+    gate = torch.zeros((intermediate, k), dtype=torch.uint8, device=device)
+    gate[:, :1] = torch.where(large, 6, 13)
+    gate_scale = torch.full((intermediate, k // 16), _ONE, dtype=torch.uint8, device=device)
+    gate_scale[:, :1] = torch.where(large, _FOURTEEN, _ONE)
+    powers = _chosen((2, 4, 6, 10, 12, 14), gate.shape, device)
+    up = torch.where(large, torch.randint(0, 16, gate.shape, dtype=torch.uint8, device=device), powers)
+    up[:, :16], up[0, 16:] = 0, 7
+    kinds = torch.arange(n, device=device)[:, None] % 2 == 0
+    down = torch.randint(0, 16, (n, intermediate), dtype=torch.uint8, device=device)
+    down[kinds != large.T] = 0
+    rows = alternate(functional.pack(gate), functional.pack(up))
+    one = torch.ones(1, device=device)
+    return GatedWeights(
+        rows, alternate(gate_scale, torch.full_like(gate_scale, _ONE)), one, one, None, functional.pack(down),
+        _chosen((_ONE, _TWO, _FOUR), (n, intermediate // 16), device), 64 * one, None, intermediate, n, "plain",
+    )  # fmt: skip
+
+
+def _gated_mlp(device: str, backend: str) -> str:
+    _served(Desc("gated_mlp", device), backend)
+    sizes = [(1, 272, 320, 264), (40, 144, 256, 136), (300, 272, 320, 128)]
+    calls = list(itertools.product(FLOATS, sizes, _ACTIVATIONS, (True, False)))
+    for dtype, (m, k, intermediate, n), activation, static in calls:
+        weights = _gated_weights(k, intermediate, n, device)
+        x = torch.zeros(m, k, dtype=dtype, device=device)
+        x[:, 0] = 1
+        x[torch.arange(m, device=device), torch.randint(16, k, (m,), device=device)] = 1
+        given, given_down = (torch.full((1,), g, device=device) if static else None for g in (1344.0, 8.0))
+        with backends.force(backend):
+            got = fused_ops.gated_mlp(x, weights, given, given_down, activation, "row")
+        with backends.force("reference"):
+            wanted = fused_ops.gated_mlp(x, weights, given, given_down, activation, "row")
+        if not torch.equal(got, wanted):
+            wrong = int((got != wanted).sum())
+            how = "given scales" if static else "a scale a token"
+            raise AssertionError(
+                f"{dtype}, {m} tokens, {activation}, {how}: {wrong} of {got.numel()} outputs are wrong"
+            )
+    return f"{len(calls)} calls"
 
 
 def _registers(random: np.random.Generator, kind: str, selectors: tuple[int, int]) -> sm120.Registers:
@@ -159,12 +269,17 @@ def _instruction() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "CPU: quantise against the reference": lambda: _quantize("cpu", "cpu"),
+    "CPU: dequantise against the reference": lambda: _dequantize("cpu", "cpu", ("plain", "128x4", "n16k64")),
     "CPU: fused quantise against the reference": lambda: _fused("cpu", "cpu"),
     "CPU: products against the reference": lambda: _products("cpu", "cpu"),
+    "CPU: products of 16-bit activations against the reference": lambda: _weight_only("cpu", "cpu"),
+    "CPU: gated MLP against the reference": lambda: _gated_mlp("cpu", "cpu"),
     "GPU: quantise against the reference": lambda: _quantize("cuda", "cuda"),
+    "GPU: dequantise against the reference": lambda: _dequantize("cuda", "cuda", ("plain", "128x4", "n128k128")),
     "GPU: fused quantise against the reference": lambda: _fused("cuda", "cuda"),
     "SM120: the FP4 instruction against its published model": _instruction,
     "SM120: products against the reference": lambda: _products("cuda", "cuda"),
+    "SM120: gated MLP against the reference": lambda: _gated_mlp("cuda", "cuda"),
 }
 """Every check by its name: it returns what it compared, or raises."""
 

@@ -8,16 +8,20 @@ __all__ = ["selftest"]
 
 
 def selftest() -> None:
-    """Compare what quantises and multiplies here with its definition, bit for bit; exit code 1 when it differs."""
+    """Compare what quantises and multiplies here with its definition, bit for bit.
+
+    Exit code 0: all that ran is equal. 1: something differs. 2: nothing ran, so nothing is known.
+    """
     import torch
 
-    from nvfp4 import _C
+    from nvfp4 import _C, env
     from nvfp4.selftest import run
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     build = _C.build_info()
-    code = f"CUDA code for {build['cuda'] or 'nothing'}"
-    typer.echo(f"nvfp4 {build['version']}, {code}, torch {torch.__version__}, GPU {gpu}")
+    code = f"CUDA code for {build['cuda']}" if build["cuda"] else "no CUDA code"
+    forced = f", NVFP4_BACKEND={env.get('NVFP4_BACKEND')}" if env.get("NVFP4_BACKEND") else ""
+    typer.echo(f"nvfp4 {build['version']}, {code}, torch {torch.__version__}, GPU {gpu}{forced}")
     checks = run()
     for check in checks:
         typer.echo(f"  {check.state:<8} {check.name}: {check.detail}")
@@ -26,3 +30,6 @@ def selftest() -> None:
     typer.echo(f"{passed} passed, {failed} failed, {len(checks) - passed - failed} skipped")
     if failed:
         raise typer.Exit(1)
+    if not passed:
+        typer.echo("nothing was compared, so this says nothing about the machine", err=True)
+        raise typer.Exit(2)
