@@ -9,16 +9,14 @@ from torch import Tensor, nn
 
 from nvfp4 import gated, ops, reference
 from nvfp4.fused_ops import gated_mlp
-from nvfp4.gated import INTERLEAVED, GatedWeights
+from nvfp4.gated import GatedWeights
 from nvfp4.kinds import check_choice
+from nvfp4.nn import gated_state
 from nvfp4.nn.linear import NVFP4Linear
 from nvfp4.reference import Activation
 from nvfp4.tensor import NVFP4Tensor
 
 __all__ = ["GateUpLinear", "GatedMLP"]
-
-_ROWS = ("weight_packed", "weight_scale", "bias")  # of a Linear's state: what has a row an output
-_WHOLE = ("weight_global_scale", "input_global_scale")
 
 
 class GateUpLinear(NVFP4Linear):
@@ -59,6 +57,22 @@ class GateUpLinear(NVFP4Linear):
             input, weight, scale, self._row_scales, self.input_global_scale, self.bias, self.out_features, self.layout,
             self.mode,
         )  # fmt: skip
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        missing = list[str]()
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
+        # Inside a `GatedMLP` they have the names that its state dict has.
+        inside = prefix.endswith(gated_state.OWN)
+        missing_keys += [name for key in missing for name in (gated_state.users_keys(key) if inside else [key])]
 
 
 class GatedMLP(nn.Module):
@@ -130,8 +144,8 @@ class GatedMLP(nn.Module):
             gate.in_features, gate.out_features, gate.bias is not None, gate.activations, gate.device, gate.dtype,
             static=gate.input_global_scale is not None,
         )  # fmt: skip
-        parts = [_plain_state(linear) for linear in (gate, up)]
-        both.load_state_dict(_joined(*parts), assign=True)
+        parts = [gated_state.plain_state(linear) for linear in (gate, up)]
+        both.load_state_dict(gated_state.joined(*parts), assign=True)
         both.requires_grad_(False)
         mlp.gate_up_proj, mlp.down_proj = both, down
         mlp.training = both.training = down.training
@@ -170,14 +184,7 @@ class GatedMLP(nn.Module):
         keep_vars = named.get("keep_vars", keep_vars)
         destination = named.get("destination", destination)
         result = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
-        own = f"{prefix}gate_up_proj."
-        held = {key.removeprefix(own): result.pop(key) for key in list(result) if key.startswith(own)}
-        up_scale = held.pop("up_global_scale")
-        for name, value in held.items():
-            gate, up = (
-                _split(value) if name in _ROWS else (value, up_scale if name == _WHOLE[0] else value.detach().clone())
-            )
-            result[f"{prefix}gate_proj.{name}"], result[f"{prefix}up_proj.{name}"] = gate, up
+        gated_state.rename(result, prefix)
         return result
 
     def _load_from_state_dict(
@@ -190,26 +197,7 @@ class GatedMLP(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        leaves = ("gate_proj.", "up_proj.")
-        parts: list[dict[str, Tensor]] = []
-        for leaf in leaves:
-            keys = [key for key in state_dict if key.startswith(prefix + leaf)]
-            parts.append({key.removeprefix(prefix + leaf): state_dict.pop(key) for key in keys})
-        if any(parts):
-            # What one of them lacks is missing, and stays as it is: checkpoints come in pieces.
-            names = {*parts[0], *parts[1]}
-            lacking = [(part, leaf, name) for part, leaf in zip(parts, leaves, strict=True) for name in names - {*part}]
-            held = self.state_dict() if lacking else {}
-            for part, leaf, name in lacking:
-                if leaf + name in held:
-                    missing_keys.append(prefix + leaf + name)
-                    part[name] = held[leaf + name]
-            try:
-                joined = _joined(*parts)
-            except ValueError as error:
-                error_msgs.append(f"{prefix}gate_proj, {prefix}up_proj: {error}")
-            else:
-                state_dict.update({f"{prefix}gate_up_proj.{name}": value for name, value in joined.items()})
+        gated_state.take(self, state_dict, prefix, missing_keys, unexpected_keys, error_msgs)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -244,48 +232,3 @@ def _refusal(gate: NVFP4Linear, up: NVFP4Linear, down: NVFP4Linear) -> str | Non
     if scales[0] is not None and not gate.weight.is_meta and not torch.equal(*scales):
         return f"gate and up have other input_global_scales: {scales[0].item()} and {scales[1].item()}"
     return None
-
-
-def _plain_state(linear: NVFP4Linear) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in linear.state_dict().items()}
-
-
-def _bytes(t: Tensor) -> Tensor:
-    # Not every device copies float8.
-    return t.view(torch.uint8) if t.dtype == torch.float8_e4m3fn else t
-
-
-def _split(rows: Tensor) -> tuple[Tensor, Tensor]:
-    gate, up = gated.apart(_bytes(rows.detach()), 0)
-    return gate.view(rows.dtype), up.view(rows.dtype)
-
-
-def _joined(gate: dict[str, Tensor], up: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Two Linears' entries of a state dict as those of a `GateUpLinear`.
-
-    Raises:
-        ValueError: what the two have does not fit together.
-    """
-    if gate.keys() != up.keys():
-        raise ValueError(f"one has {sorted(gate.keys() ^ up.keys())}, wanted the same entries in both")
-    joined = {}
-    for name, value in gate.items():
-        other = up[name]
-        if value.shape != other.shape or value.dtype != other.dtype:
-            raise ValueError(
-                f"{name}: got {value.dtype} {tuple(value.shape)} and {other.dtype} {tuple(other.shape)}, wanted equals"
-            )
-        if name in _ROWS:
-            if not value.dim() or value.shape[0] % INTERLEAVED:
-                raise ValueError(f"{name}: got shape {tuple(value.shape)}, wanted rows in multiples of {INTERLEAVED}")
-            joined[name] = gated.alternate(_bytes(value.detach()), _bytes(other.detach())).view(value.dtype)
-            continue
-        if name == _WHOLE[1] and not value.is_meta and not torch.equal(value, other):
-            raise ValueError(
-                f"{name}: got {value.flatten().tolist()} and {other.flatten().tolist()}, wanted one: both read the "
-                "same input, quantised once; load into a model that was quantised with fuse=False"
-            )
-        joined[name] = value
-        if name == _WHOLE[0]:
-            joined["up_global_scale"] = other
-    return joined

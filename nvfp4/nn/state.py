@@ -27,6 +27,7 @@ __all__ = [
     "held_parameters",
     "hold",
     "loading",
+    "refusals",
     "relayout",
     "save",
     "weight_amax",
@@ -165,7 +166,7 @@ def _unsound(name: str, value: Tensor) -> str | None:
     return None
 
 
-def _refusals(state_dict: dict[str, Any], prefix: str) -> Iterator[str]:
+def refusals(state_dict: dict[str, Any], prefix: str) -> Iterator[str]:
     """What must not be loaded: other dtypes, which `load_state_dict` would convert, and scales that poison products."""
     for name, wanted in _DTYPES.items():
         value = state_dict.get(prefix + name)
@@ -200,7 +201,7 @@ def loading(
     module changes; if the loaded bytes cannot be prepared, the module is put back as it was and the error joins the
     others. Unless it assigns, a prepared module keeps its parameters, so that those shared with another stay shared.
     """
-    refused = list(_refusals(state_dict, prefix))
+    refused = list(refusals(state_dict, prefix))
     layout = module.layout
     if refused:
         errors.extend(refused)

@@ -151,15 +151,44 @@ def test_a_damaged_state_dict_is_refused() -> None:
 
     damaged = {
         'Missing key.*"up_proj.weight_scale"': {k: v for k, v in before.items() if k != "up_proj.weight_scale"},
-        "wanted equals": changed("gate_proj.weight_packed", lambda t: t[:-8]),
+        r"size mismatch for gate_proj.weight_packed: got shape \(88, 32\), wanted \(96, 32\)": changed(
+            "gate_proj.weight_packed", lambda t: t[:-8]
+        ),
+        "up_proj.weight_packed: got torch.int32, wanted torch.uint8": changed("up_proj.weight_packed", Tensor.int),
+        "gate_proj.weight_scale: got NoneType": {**before, "gate_proj.weight_scale": None},
+        "gate_proj.weight: the state dict holds an unquantised weight": {
+            "gate_proj.weight" if k == "gate_proj.weight_packed" else k: v for k, v in before.items()
+        },
         "wanted one: both read": changed("up_proj.input_global_scale", lambda t: t * 2),
-        "NaN": changed("up_proj.weight_scale", with_nan),
-        "positive finite": changed("up_proj.weight_global_scale", lambda t: -t),
+        "up_proj.weight_scale: got 1 NaN": changed("up_proj.weight_scale", with_nan),
+        "up_proj.weight_global_scale: got .* positive finite": changed("up_proj.weight_global_scale", lambda t: -t),
     }
     for message, state in damaged.items():
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises(RuntimeError, match=message) as raised:
             mlp.load_state_dict(state)
+        assert "gate_up_proj" not in str(raised.value)
+        assert ("Missing" in str(raised.value)) == message.startswith("Missing")
         assert same_bits(mlp(x), wanted), message
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_what_is_missing_or_unexpected_has_the_names_of_the_state_dict(prepared: bool) -> None:
+    mlp = GatedMLP(64, 96, bias=True, static=True)
+    if prepared:
+        nvfp4.prepare(mlp)
+    model = nn.ModuleDict({"mlp": mlp})
+    names = model.state_dict().keys()
+    result = model.load_state_dict({}, strict=False)
+    assert sorted(result.missing_keys) == sorted(names)
+    more = {f"mlp.{leaf}_proj.{name}": torch.zeros(2) for leaf in ("gate", "up") for name in ("scale", "weight")}
+    del more["mlp.up_proj.scale"]
+    result = model.load_state_dict({**model.state_dict(), **more}, strict=False)
+    assert result.missing_keys == []
+    assert sorted(result.unexpected_keys) == sorted(more)
+    part = dict(model.state_dict())
+    del part["mlp.gate_proj.bias"], part["mlp.up_proj.weight_global_scale"]
+    assert sorted(model.load_state_dict(part, strict=False).missing_keys) == sorted(names - part.keys())
+    assert mlp.gate_up_proj.load_state_dict({}, strict=False).missing_keys[0] == "weight_packed"
 
 
 def test_checkpoints_come_in_pieces() -> None:
