@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nvfp4 import reference
 from nvfp4.nn import NVFP4Linear, Recipe
+from nvfp4.nn.gated import GateUpLinear
 from nvfp4.nn.recipe import matches
 from nvfp4.nn.state import weight_amax
 
@@ -23,6 +24,13 @@ FUSED = (("gate_proj", "up_proj"), ("q_proj", "k_proj", "v_proj"), ("q_a_proj", 
 `observers/helpers.py`). Those that are there share: engines fuse a Gemma-4 global layer too, which has no v_proj."""
 
 _LISTED = 8
+
+_FUSED_ALREADY = "quantised and fused already"
+
+_HOW_TO_FUSE = (
+    "MLPs are fused in the call that quantises them: pass fuse=True there, with the unquantised model; or replace each "
+    "by nvfp4.GatedMLP.from_linears(gate_proj, up_proj, down_proj, activation), then call nvfp4.prepare(model). "
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
         raise ValueError(
             "quantize_model: the model is itself a Linear; use NVFP4Linear.from_linear, it returns a new module"
         )
-    plan, owners, busy = Plan(), _owners(model), set[str]()
+    plan, owners, busy, done = Plan(), _owners(model), set[str](), 0
     for name, module in model.named_modules():
         busy.update(t for group in recipe.groups() for t in group.targets if matches(name, module, t))
         busy.update(entry for entry in recipe.ignore if matches(name, module, entry))
@@ -106,7 +114,8 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
             continue
         found, ignored, other = recipe.target_of(name, module), recipe.ignored_by(name, module), _own_forward(module)
         if isinstance(module, NVFP4Linear):
-            plan.skipped[name] = "quantised already"
+            plan.skipped[name] = _FUSED_ALREADY if isinstance(module, GateUpLinear) else "quantised already"
+            done += found is not None and ignored is None
         elif ignored is not None:
             plan.skipped[name] = f"ignored by {ignored!r}"
         elif found is None:
@@ -126,8 +135,10 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
     if not plan.matched:
         reasons = [f"{reason}: {_listing(name_patterns(n for n, r in plan.skipped.items() if r == reason))}"
                    for reason in dict.fromkeys(plan.skipped.values())]  # fmt: skip
+        what = "matches only what is quantised already in" if done else "matches no Linear of"
+        advice = _HOW_TO_FUSE if done and _FUSED_ALREADY not in plan.skipped.values() else ""
         raise ValueError(
-            f"quantize_model: the recipe matches no Linear of this {type(model).__name__}. "
+            f"quantize_model: the recipe {what} this {type(model).__name__}. {advice}"
             f"Targets: {', '.join(targets)}. Linears: {'; '.join(reasons) or 'none'}"
         )
     return plan

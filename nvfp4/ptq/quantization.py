@@ -67,7 +67,8 @@ def quantize_model(
         progress: show progress bars and print the report.
         fuse: put a `GatedMLP` in the place of every MLP that computes down(act(gate(x)) * up(x)) and whose three
             Linears were quantised alike, whatever its class. It pays on SM120 alone. The state dict has the same names;
-            the modules gate_proj and up_proj are gone, and with them what looks for them by name (PEFT's adapters).
+            the modules gate_proj and up_proj are gone, and with them what looks for them by name (PEFT's adapters). A
+            call that has nothing left to quantise does not fuse.
 
     Returns:
         What was quantised and fused, what was not and why, and the sizes.

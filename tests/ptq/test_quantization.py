@@ -173,8 +173,24 @@ def test_second_run_skips_what_is_done(both) -> None:
     report = quantize_model(model, "all-linear", progress=False)
     assert all(quantized(model)[name] is module for name, module in first.items())
     assert sum(reason == "quantised already" for reason in report.skipped.values()) == 6
-    with pytest.raises(ValueError, match="quantised already"):
+    with pytest.raises(ValueError, match="matches only what is quantised already in this Gemma3ForCausalLM"):
         quantize_model(model, progress=False)
+
+
+def test_a_second_run_cannot_fuse_and_says_what_can(both) -> None:
+    model = gemma3()
+    quantize_model(model, progress=False)
+    before = logits(model)
+    with pytest.raises(ValueError, match=r"fused in the call that quantises.*GatedMLP\.from_linears.*nvfp4\.prepare"):
+        quantize_model(model, fuse=True, progress=False)
+    for layer in model.model.layers:  # as it says
+        mlp = layer.mlp
+        layer.mlp = nvfp4.GatedMLP.from_linears(mlp.gate_proj, mlp.up_proj, mlp.down_proj, "gelu_tanh")
+    nvfp4.prepare(model)
+    assert logits(model).shape == before.shape
+    with pytest.raises(ValueError, match=r"quantised and fused already: model\.layers") as raised:
+        quantize_model(model, fuse=True, progress=False)
+    assert "from_linears" not in str(raised.value)
 
 
 def test_training_mode_and_gradients_survive(both) -> None:
