@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from nvfp4 import env
 
-__all__ = ["Key", "Measurements", "Problem", "Store", "Times", "driver_version", "key_of"]
+__all__ = ["Key", "Measurements", "Problem", "Store", "Times", "driver_version", "key_of", "stored_files"]
 
 _log = logging.getLogger("nvfp4")
 
@@ -98,6 +98,29 @@ class _File(BaseModel):
     microseconds: dict[_Name, dict[_Problem, dict[_Name, _Microseconds]]]
 
 
+def _parsed(path: Path) -> _File:
+    try:
+        return _File.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from error
+
+
+def stored_files() -> dict[Path, str]:
+    """Every tuning file in the cache folder, for whatever GPU, and what it holds or what is wrong with it."""
+    found = {}
+    for path in sorted(env.cache_dir().glob("tuning-*.json")):
+        try:
+            file = _parsed(path)
+        except (OSError, ValueError) as error:
+            found[path] = str(error).removeprefix(f"{path}: ")
+            continue
+        count = sum(map(len, file.microseconds.values()))
+        found[path] = f"{file.gpu}, driver {file.driver}, nvfp4 {file.version}, problems: {count}"
+    return found
+
+
 def _read(key: Key) -> dict[str, dict[Problem, Times]]:
     """Everything that is stored for a key, by family; nothing where there is no file.
 
@@ -107,13 +130,9 @@ def _read(key: Key) -> dict[str, dict[Problem, Times]]:
     """
     path = key.path
     try:
-        file = _File.model_validate_json(path.read_bytes())
+        file = _parsed(path)
     except FileNotFoundError:
         return {}
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from error
     found = Key(file.gpu, file.driver, file.version)
     for name, got, wanted in zip(key._fields, found, key, strict=True):
         if got != wanted:

@@ -22,7 +22,10 @@ from nvfp4.bench.timing import Budget, Samples, by_events, interleave, replayed
 from nvfp4.tensor import NVFP4Tensor
 from nvfp4.tuning import Measurements, Problem, Times
 
-__all__ = ["SHAPES", "TOKENS", "Tuned", "check_tunable", "measure", "measurements", "render", "run", "stored", "winner"]
+__all__ = [
+    "SHAPES", "TOKENS", "Tuned", "check_tunable", "has_gpu", "measure", "measurements", "render", "run", "stored",
+    "winner",
+]  # fmt: skip
 
 SHAPES = ((43008, 5376), (5376, 21504))
 """(N, K) of Gemma-4-31B's MLP: gate and up together, and down."""
@@ -47,6 +50,11 @@ class Tuned(NamedTuple):
 def winner(us: Times) -> str:
     """The candidate that took the least time; the first of equal ones."""
     return min(us, key=us.__getitem__)
+
+
+def has_gpu() -> bool:
+    """Whether there is a GPU here, and a build that can ask it what it is."""
+    return _kernels is not None and torch.cuda.is_available()
 
 
 def check_tunable() -> None:

@@ -14,23 +14,37 @@ def tune(
         list[str] | None, typer.Option(help="N,K of a weight; may be repeated. Default: Gemma-4-31B's MLP.")
     ] = None,
     tokens: Annotated[str, typer.Option(help="Numbers of tokens. Default: 512,1024,2048,4096,8192.")] = "",
-    show: Annotated[bool, typer.Option("--show", help="Only show what is stored for this GPU, and where.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Only show what is stored for this GPU, or for any.")] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Only remove what is stored for this GPU.")] = False,
 ) -> None:
     """Time the candidates of SM120's matrix products on this GPU; processes that start later take the fastest ones."""
     import torch
     from rich.console import Console
 
+    from nvfp4 import env
     from nvfp4.backends import sm120_tuning
     from nvfp4.bench import cases, tuning
+    from nvfp4.tuning import stored_files
 
     if show and clear:
         raise ValueError("tune: got --show and --clear, wanted one of them")
     shapes = [cases.parse_shape(text) for text in shape or ()] or tuning.SHAPES
     sizes = cases.parse_tokens(tokens, "--tokens") if tokens else tuning.TOKENS
-    if not (show or clear) or not torch.cuda.is_available():
-        tuning.check_tunable()
     console, errors = Console(), Console(stderr=True)
+    if not (show or clear):
+        tuning.check_tunable()
+    elif not tuning.has_gpu():
+        files = stored_files()
+        for path, text in files.items():
+            typer.echo(f"{path}: {text}")
+        if clear and files:
+            raise ValueError(
+                "tune: --clear removes what is stored for the GPU here, and there is none; the files above are of "
+                "others: remove them by hand"
+            )
+        if not files:
+            errors.print(f"nothing is stored: no tuning file in {env.cache_dir()}", soft_wrap=True)
+        return
     store = sm120_tuning.store(torch.cuda.current_device())
     path = store.key.path
     if clear:

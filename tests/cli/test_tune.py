@@ -22,19 +22,19 @@ def invoke(*arguments):
     return CliRunner().invoke(app, ["tune", *arguments], catch_exceptions=False)
 
 
-def error_of(monkeypatch, capsys, *arguments) -> str:
+def error_of(monkeypatch, capsys, *arguments, printed="") -> str:
     monkeypatch.setattr("sys.argv", ["nvfp4", "tune", *arguments])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 1
     captured = capsys.readouterr()
-    assert captured.out == ""
+    assert captured.out == printed
     assert captured.err.startswith("nvfp4: error: ")
     return captured.err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with a GPU says something else")
-@pytest.mark.parametrize("arguments", [(), ("--show",), ("--clear",), ("--shape", "128,128", "--tokens", "512")])
+@pytest.mark.parametrize("arguments", [(), ("--shape", "128,128", "--tokens", "512")])
 def test_without_a_gpu_it_says_why_and_prints_no_number(arguments, monkeypatch, capsys) -> None:
     error = error_of(monkeypatch, capsys, *arguments)
     assert "torch sees no GPU" in error or "no CUDA part" in error
@@ -63,6 +63,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(tuning, "_kernels", SimpleNamespace(gpu=lambda index: PRO6000))
     monkeypatch.setattr(tuning, "check_tunable", lambda: None)
+    monkeypatch.setattr(tuning, "has_gpu", lambda: True)
     monkeypatch.setattr(tuning, "_weights", lambda n, k: [torch.empty(0)])
 
     def measure(problem, plans, weights):
@@ -86,6 +87,23 @@ def test_measure_show_clear(store) -> None:
     assert f"removed {store.key.path}" in invoke("--clear").output
     assert "nothing to remove" in invoke("--clear").output
     assert store.load() == {}
+
+
+def test_without_a_gpu_it_shows_what_is_stored_for_others(store, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(tuning, "has_gpu", lambda: False)
+    for argument in ("--show", "--clear"):
+        result = invoke(argument)
+        assert result.exit_code == 0
+        assert f"nothing is stored: no tuning file in {tmp_path}" in result.stderr
+        assert result.stdout == ""
+    invoke("--shape", "5376,21504", "--tokens", "512,2048")
+    damaged = tmp_path / "tuning-other.json"
+    damaged.write_text("{")
+    shown = invoke("--show").stdout
+    assert f"{store.key.path}: GPU, driver 580, nvfp4 0.1.0, problems: 2\n" in shown
+    assert f"{damaged}: Invalid JSON" in shown
+    assert "remove them by hand" in error_of(monkeypatch, capsys, "--clear", printed=shown)
+    assert store.key.path.exists()
 
 
 def test_only_streamed_tokens_store_nothing(store) -> None:
