@@ -37,13 +37,25 @@ def _variable_text(variable: dict[str, str]) -> str:
     return f"{variable['name']:<18} {variable['value'] or '(unset)':<16} {variable['doc']} Read {variable['read']}."
 
 
-def _backend_lines(found: dict[str, Any]) -> list[str]:
-    forced = "  (forced)" if found["forced"] else ""
-    lines = [f"  {found['problem']}: {found['choice'] or 'served by nobody'}{forced}"]
-    for answer in found["answers"]:
-        mark = "->" if answer["backend"] == found["choice"] else "  "
-        reply = "yes" if answer["supported"] else "no"
-        lines.append(f"   {mark} {answer['backend']:<10} {reply:<4} {answer['reason']}")
+def _build_text(build: Any) -> Any:
+    if not isinstance(build, dict):
+        return build
+    absent = {"cuda": "none: a library for the CPU alone"}
+    return {name: value or absent.get(name, "none") for name, value in build.items()}
+
+
+def _backend_lines(backends: list[dict[str, Any]]) -> list[str]:
+    """Problems with the same answers follow each other, and the answers come once, after the last."""
+    lines = []
+    for found, following in zip(backends, [*backends[1:], None], strict=True):
+        forced = "  (forced)" if found["forced"] else ""
+        lines.append(f"  {found['problem']}: {found['choice'] or 'served by nobody'}{forced}")
+        if following is not None and found["answers"] == following["answers"]:
+            continue
+        for answer in found["answers"]:
+            mark = "->" if answer["backend"] == found["choice"] else "  "
+            reply = "yes" if answer["supported"] else "no"
+            lines.append(f"   {mark} {answer['backend']:<10} {reply:<4} {answer['reason']}")
     return lines
 
 
@@ -56,12 +68,12 @@ def _print(console: Console, report: dict[str, Any]) -> None:
     lines += _lines("CPU", report["cpu"])
     lines += _lines("instruction sets of the CPU kernels", each("instruction_sets", _isa_text))
     lines += _lines("GPUs", report["gpus"])
-    lines += _lines("compiled", {name: value or "none" for name, value in report["build"].items()})
+    lines += _lines("compiled", _build_text(report["build"]))
     lines += _lines("OpenMP runtimes", report["openmp"])
     lines += _lines("environment", each("environment", _variable_text))
     lines += ["", "who serves what"]
     if isinstance(report["backends"], list):
-        lines += [line for found in report["backends"] for line in _backend_lines(found)]
+        lines += _backend_lines(report["backends"])
     else:
         lines.append(f"  {report['backends']}")
     lines += _lines("tuned on this machine", report["tuning"])

@@ -77,7 +77,8 @@ def _isas() -> list[dict[str, Any]]:
 
 def _gpus() -> list[str] | str:
     if not torch.cuda.is_available():
-        return f"torch sees none (torch is built for CUDA {torch.version.cuda or 'never: a CPU build'})"
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU alone"
+        return f"torch sees none (this torch is {built})"
     return [
         f"{torch.cuda.get_device_name(i)}, compute capability {'.'.join(map(str, torch.cuda.get_device_capability(i)))}"
         for i in range(torch.cuda.device_count())
@@ -101,17 +102,15 @@ def _environment() -> list[dict[str, str]]:
 
 
 def _descs(device: str) -> list[backends.Desc]:
-    """Every op as it is used there: weights in the layout their kernels read."""
-    layout = "n16k64" if device == "cpu" else "n128k128"
+    """Every op as it is used there: weights in the layout that `nvfp4.prepare` brings them into."""
+    choice = backends.explain(backends.Desc("linear", device)).choice
+    prepared = "plain" if choice is None else backends.BACKENDS[choice].weight_layout()
+    tiled = "n16k64" if device == "cpu" else "n128k128"
     descs = []
     for op in backends.OPS:
-        if op == "linear":
-            kinds = ("row", "static", "none")
-            descs += [backends.Desc(op, device, layout=layout, activations=activations) for activations in kinds]
-        elif op == "tiles":
-            descs.append(backends.Desc(op, device, layout=layout))
-        else:
-            descs.append(backends.Desc(op, device))
+        kinds = ("row", "static", "none") if op in ("linear", "gated_mlp") else ("row",)
+        layout = {"linear": prepared, "gated_mlp": prepared, "matmul": prepared, "tiles": tiled}.get(op, "plain")
+        descs += [backends.Desc(op, device, layout=layout, activations=activations) for activations in kinds]
     return descs
 
 

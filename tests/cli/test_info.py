@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from nvfp4 import backends, env
@@ -20,8 +21,33 @@ def test_info_names_everything():
         assert word in result.output
     assert "self-check" in result.output
     assert "passed" in result.output
-    assert "W4A4 (row)" in result.output
-    assert "W4A16" in result.output
+
+
+def test_products_are_shown_as_prepared_modules_use_them():
+    lines = invoke().output.splitlines()
+    for op in ("linear", "gated_mlp"):
+        first = lines.index(f"  {op} cpu bfloat16 n16k64 W4A4 (row): cpu")
+        assert lines[first + 1 : first + 3] == [
+            f"  {op} cpu bfloat16 n16k64 W4A4 (static): cpu",
+            f"  {op} cpu bfloat16 n16k64 W4A16: cpu",
+        ]
+        answers = lines[first + 3 : first + 7]  # once for the three
+        assert [line.replace("->", "").split()[0] for line in answers] == list(backends.BACKENDS)
+        assert not any("repacks" in line for line in answers)
+    with backends.force("reference"):
+        assert "  gated_mlp cpu bfloat16 plain W4A16: reference  (forced)" in invoke().output
+
+
+def test_a_build_for_the_cpu_says_so(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    build = {**probes._C.build_info(), "cuda": "", "nvcc": ""}
+    monkeypatch.setattr(probes._C, "build_info", lambda: build)
+    output = invoke().output
+    assert "torch sees none (this torch is a build for the CPU alone)" in output
+    assert "cuda        none: a library for the CPU alone" in output
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "torch sees none (this torch is built for CUDA 13.0)" in invoke().output
 
 
 def test_json_parses_and_says_who_serves():
