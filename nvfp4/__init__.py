@@ -14,7 +14,14 @@ except ImportError as error:
         f"nvfp4: {__path__[0]} has no compiled part (_C) for this Python ({error}). If it is a checkout, it hides an "
         'installed nvfp4: start Python in another folder, or compile the checkout with `pip install -e "."`.'
     ) from error
-from nvfp4 import backends, env
+from nvfp4 import env
+
+try:
+    env.configure_logging()
+    from nvfp4 import backends
+except ValueError as error:
+    env.end_command_line(error)
+    raise
 from nvfp4.functional import (
     dequantize,
     gated_quantize,
@@ -59,5 +66,3 @@ __all__ = [
 ]
 
 __version__: str = _C.build_info()["version"]
-
-env.configure_logging()

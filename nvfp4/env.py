@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-__all__ = ["VARIABLES", "Variable", "cache_dir", "get", "num_threads"]
+__all__ = ["VARIABLES", "Variable", "cache_dir", "configure_logging", "end_command_line", "get", "num_threads"]
 
 
 @dataclass(frozen=True)
@@ -92,3 +94,16 @@ def configure_logging() -> logging.Logger:
         raise ValueError(f"NVFP4_LOG: got {level.lower()!r}, wanted debug, info, warning or error")
     logger.setLevel(level)
     return logger
+
+
+def end_command_line(error: ValueError) -> None:
+    """Where the program is `nvfp4 …` or `python -m nvfp4 …`, end it: one line on stderr and exit code 2.
+
+    A variable is read when the package is imported, before the command line has begun and could catch anything.
+    """
+    program, words = sys.argv[0] if sys.argv else "", sys.orig_argv
+    # While `python -m` imports a package, it has not said yet which.
+    is_module = program == "-m" and (("-m", "nvfp4") in pairwise(words) or "-mnvfp4" in words)
+    if is_module or Path(program).stem == "nvfp4":
+        sys.stderr.write(f"nvfp4: error: {error}\n")
+        sys.exit(2)

@@ -52,7 +52,10 @@ class CpuBackend(Backend):
 
     def __init__(self) -> None:
         """Choose the instruction set; an unknown or unsupported `NVFP4_CPU_ISA` is a ValueError."""
-        _kernels.set_isa(env.get("NVFP4_CPU_ISA"))
+        try:
+            _kernels.set_isa(env.get("NVFP4_CPU_ISA"))
+        except ValueError as error:
+            raise ValueError(f"NVFP4_CPU_ISA: {error}") from error
         self.isa = _kernels.isa()
         self._linear_w4a4 = f"cpu/{self.isa}/linear/w4a4"
         self._linear_w4a16 = f"cpu/{self.isa}/linear/w4a16"

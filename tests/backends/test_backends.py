@@ -111,8 +111,8 @@ def test_environment(variables: dict[str, str], code: str, wanted: str) -> None:
     ("variables", "message"),
     [
         ({"NVFP4_BACKEND": "tpu"}, "NVFP4_BACKEND: got 'tpu', wanted one of"),
-        ({"NVFP4_CPU_ISA": "sse9"}, "sse9"),
-        ({"NVFP4_CPU_ISA": "neon"}, "neon"),
+        ({"NVFP4_CPU_ISA": "sse9"}, "NVFP4_CPU_ISA: CPU instruction set: got sse9"),
+        ({"NVFP4_CPU_ISA": "neon"}, "NVFP4_CPU_ISA: CPU instruction set: got neon"),
         ({"NVFP4_NUM_THREADS": "many"}, "NVFP4_NUM_THREADS: got 'many', wanted an integer from 1 to 1024"),
         ({"NVFP4_NUM_THREADS": "0"}, "NVFP4_NUM_THREADS: got '0', wanted an integer from 1 to 1024"),
         ({"NVFP4_NUM_THREADS": "1025"}, "NVFP4_NUM_THREADS: got '1025', wanted an integer from 1 to 1024"),
@@ -121,8 +121,9 @@ def test_environment(variables: dict[str, str], code: str, wanted: str) -> None:
 )
 def test_malformed_environment(variables: dict[str, str], message: str) -> None:
     done = run_python("import nvfp4", **variables)
-    assert done.returncode != 0
+    assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
+    assert done.stderr.startswith("Traceback")
 
 
 def test_the_table_is_complete() -> None:

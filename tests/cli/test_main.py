@@ -1,8 +1,10 @@
 """The program as a whole."""
 
+import os
 import subprocess
 import sys
 
+import pytest
 from typer.testing import CliRunner
 
 from nvfp4.cli import app
@@ -19,6 +21,28 @@ def test_python_m_nvfp4():
     result = subprocess.run([sys.executable, "-m", "nvfp4", "--help"], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0
     assert "bench" in result.stdout
+
+
+COMMANDS = [["-m", "nvfp4"], ["-mnvfp4"], ["-X", "utf8", "-m", "nvfp4"], ["{script}"]]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *((command, "NVFP4_LOG") for command in COMMANDS),
+        *((COMMANDS[0], name) for name in ("NVFP4_BACKEND", "NVFP4_NUM_THREADS", "NVFP4_CPU_ISA")),
+    ],
+)
+def test_a_bad_variable_is_one_line_and_exit_code_2(command, name, tmp_path):
+    """What pip makes of the console script is this file."""
+    script = tmp_path / "nvfp4"
+    script.write_text("from nvfp4.cli import main\nmain()\n")
+    words = [sys.executable, *(word.format(script=script) for word in command), "info"]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=120, env={**os.environ, name: "unheard-of"})
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"nvfp4: error: {name}: ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_no_command_shows_the_help():
