@@ -28,6 +28,7 @@ def bench(
     from nvfp4.bench.report import render
     from nvfp4.bench.runner import Settings, run
     from nvfp4.bench.timing import Budget
+    from nvfp4.tables import show
 
     shapes = [cases.parse_shape(text) for text in shape or ()] or (cases.QUICK_SHAPES if quick else cases.SHAPES)
     tokens = cases.parse_tokens(m) if m else cases.QUICK_TOKENS if quick else None
@@ -42,11 +43,10 @@ def bench(
     console, errors = Console(), Console(stderr=True)
     with errors.status("") as status:
         report = run(chosen, Settings(budget, backend, threads), progress=status.update)
-    console.width = max(console.width, 132)  # A cut figure says less than a wrapped line.
-    console.print(render(report))
+    show(console, render(report))
     if csv is not None:
         results.write_csv(csv, report.rows, report.machine)
-        errors.print(f"rows written to {csv}")
+        errors.print(f"rows written to {csv}", soft_wrap=True)
     if png is not None:
         plot.plot(png, report)
-        errors.print(f"picture written to {png}")
+        errors.print(f"picture written to {png}", soft_wrap=True)

@@ -25,6 +25,7 @@ def evaluate(
 
     from nvfp4.demo.compare import as_table, compare_folders
     from nvfp4.demo.files import file_beside
+    from nvfp4.tables import show
 
     evaluation = compare_folders(reference, candidate, text, recipe, windows, window_tokens)
     if out is not None:
@@ -33,4 +34,4 @@ def evaluate(
     if json:
         typer.echo(evaluation.to_json())
     else:
-        Console().print(as_table(evaluation))
+        show(Console(), as_table(evaluation))

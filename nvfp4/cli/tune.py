@@ -24,6 +24,7 @@ def tune(
     from nvfp4 import env
     from nvfp4.backends import sm120_tuning
     from nvfp4.bench import cases, tuning
+    from nvfp4.tables import show as show_table
     from nvfp4.tuning import stored_files
 
     if show and clear:
@@ -52,11 +53,11 @@ def tune(
         return
     if show:
         measured = store.load()
-        console.print(tuning.render(tuning.stored(measured)))
+        show_table(console, tuning.render(tuning.stored(measured)))
     else:
         with errors.status("") as status:
             results = tuning.run(shapes, sizes, progress=status.update)
-        console.print(tuning.render(results))
+        show_table(console, tuning.render(results))
         measured = tuning.measurements(results)
         if measured:
             store.add(measured)

@@ -15,6 +15,7 @@ from nvfp4 import backends
 from nvfp4.demo.files import DemoError, file_beside, make_folder
 from nvfp4.demo.parts import require_extra
 from nvfp4.metrics import Evaluation, evaluate
+from nvfp4.tables import show
 
 if TYPE_CHECKING:
     from nvfp4.demo.decode import Continuation
@@ -75,11 +76,11 @@ def run_demo(
 
     source = read_text(text)
     with _Step(console, seconds, "load", "Loading the model"):
-        loaded = load(model, lambda line: console.print(f"  {line}", highlight=False))
+        loaded = load(model, lambda line: console.print(f"  {line}", highlight=False, soft_wrap=True))
     tokens = windows_of(loaded, source, windows, window_tokens)
     with _Step(console, seconds, "quantize", f"Quantising a copy with the recipe {recipe}"):
         candidate, report = quantized_copy(loaded.model, recipe)
-    console.print(report)
+    show(console, report)
     with _Step(console, seconds, "evaluate", f"Comparing both on {windows} windows of {window_tokens} tokens"):
         backends.reset_kernel_calls()
         evaluation = evaluate(loaded.model, candidate, tokens)
@@ -107,8 +108,8 @@ def run_demo(
     results["seconds"] = seconds
     with file_beside(out / "demo.json") as path:
         path.write_text(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    console.print(render(results))
-    console.print(f"Wrote {out / 'demo.json'} and {out / 'demo.png'}", highlight=False)
+    show(console, render(results))
+    console.print(f"Wrote {out / 'demo.json'} and {out / 'demo.png'}", highlight=False, soft_wrap=True)
     return results
 
 
@@ -118,7 +119,7 @@ class _Step:
     def __init__(self, console: Console, seconds: dict[str, float], name: str, text: str) -> None:
         self._seconds = seconds
         self._name = name
-        console.print(f"[bold]{text}[/bold]", highlight=False)
+        console.print(f"[bold]{text}[/bold]", highlight=False, soft_wrap=True)
 
     def __enter__(self) -> None:
         self._start = time.perf_counter()

@@ -18,6 +18,7 @@ from nvfp4.nn.replacing import keep_hooks, places_of
 from nvfp4.ptq.calibration import check_tokens, observe_inputs
 from nvfp4.ptq.plan import Planned, make_plan, shared_scales, weight_scales
 from nvfp4.ptq.report import QuantizationReport, QuantizedModule
+from nvfp4.tables import show
 
 __all__ = ["quantize_model"]
 
@@ -124,5 +125,5 @@ def quantize_model(
         tuple(done), plan.skipped, tuple(plan.idle_targets), before, _model_bytes(model), tuple(fused), unfused
     )
     if progress:
-        Console().print(report)
+        show(Console(), report)
     return report

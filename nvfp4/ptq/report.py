@@ -6,13 +6,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from nvfp4.ptq.plan import name_patterns
+from nvfp4.tables import show
 
 __all__ = ["QuantizationReport", "QuantizedModule", "human_bytes"]
+
+
+_PROSE = 60  # columns of a terminal, at which reasons are folded; names never are
 
 
 def human_bytes(n: int) -> str:
@@ -88,7 +92,8 @@ class QuantizationReport:
             collapse_padding=True,
         )
         for header in ("module", "count", "shape", "format", "before", "after"):
-            done.add_column(header, justify="left" if header in ("module", "format") else "right", overflow="fold")
+            justify: JustifyMethod = "left" if header in ("module", "format") else "right"
+            done.add_column(header, justify=justify, overflow="fold", max_width=_PROSE if header == "format" else None)
         rows: dict[tuple[str, str, str, str], list[QuantizedModule]] = {}
         for m in self.quantized:
             (pattern,) = name_patterns([m.name])
@@ -107,7 +112,8 @@ class QuantizationReport:
                 collapse_padding=True,
             )
             for header in ("module", "count", "why"):
-                left.add_column(header, justify="right" if header == "count" else "left", overflow="fold")
+                justify = "right" if header == "count" else "left"
+                left.add_column(header, justify=justify, overflow="fold", max_width=_PROSE if header == "why" else None)
             counts = Counter((*name_patterns([name]), reason) for name, reason in self.skipped.items())
             for (pattern, reason), count in counts.items():
                 left.add_row(Text(pattern), str(count), Text(reason))
@@ -131,5 +137,5 @@ class QuantizationReport:
         """The same tables as plain text."""
         console = Console(width=120, color_system=None, force_terminal=False, no_color=True)
         with console.capture() as capture:
-            console.print(self)
+            show(console, self)
         return capture.get()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from nvfp4 import quantize_model
 from nvfp4.ptq import QuantizationReport, QuantizedModule
@@ -47,6 +48,19 @@ def test_text() -> None:
     ):  # fmt: skip
         assert wanted in text, wanted
     assert "\x1b" not in text
+
+
+def test_names_are_whole_and_reasons_fold(monkeypatch, capsys) -> None:
+    name = "language_model.a_module_with_a_name_that_is_far_too_long_for_eighty_columns.gate_proj"
+    rows = (QuantizedModule(name, (96, 64), "W4A4 static", "re:.*", 12288, 3460, "no token reached it, " * 9),)
+    report = QuantizationReport(rows, {f"{name}.other": "a reason in many words, " * 9}, (), 10**6, 10**5)
+    lines = str(report).splitlines()
+    assert any(f" {name} " in line for line in lines)
+    assert any(f" {name}.other " in line for line in lines)
+    assert max(map(len, lines)) < 200
+    monkeypatch.setenv("COLUMNS", "80")
+    quantize_model(nn.ModuleDict({name.replace(".", "_"): nn.Linear(16, 16)}), "all-linear")
+    assert f" {name.replace('.', '_')} " in capsys.readouterr().out
 
 
 def test_nothing_left_over() -> None:
