@@ -84,8 +84,8 @@ class GatedMLP(nn.Module):
     between them, in float64: no faster there than the three Linears, so it is made for SM120.
 
     `state_dict` gives and `load_state_dict` takes the names of the model it came from: `gate_proj.*`, `up_proj.*` and
-    `down_proj.*`, as three `NVFP4Linear`s have them. The activation is not among them: whoever loads one has to give it,
-    since nothing would tell another.
+    `down_proj.*`, as three `NVFP4Linear`s have them. The activation is not among them: whoever loads one has to give
+    it, and nothing would tell another.
 
     act(gate) * up is rounded once; `transformers` rounds act(gate) too, so results may differ by a rounding.
 
