@@ -71,7 +71,7 @@ def quantize(
         layout: of the scales, ``plain`` or ``128x4``.
 
     Raises:
-        TypeError: x is not one of the three dtypes.
+        TypeError: x is not one of the three dtypes, or an argument is of another kind than it is documented to be.
         ValueError: K is no multiple of 16, a given global scale is not positive and finite, or an unknown choice.
     """
     packed, scale, out_scale = _call("quantize", x, global_scale, granularity, scheme, layout)
@@ -184,8 +184,8 @@ def rms_norm_quantize(
     float32, within one unit in the last place of that. What this gives is quantised bit for bit as `quantize` does. A
     row's result does not depend on its neighbours.
 
-    A NaN makes its whole row NaN. So does an infinity its block of 16; the rest of its row becomes zero, as in any RMS
-    norm. Nothing saturates.
+    A NaN in x makes its whole row NaN. An infinity does not saturate as in `quantize`: its block of 16 becomes NaN and
+    the rest of its row zero, as in any RMS norm.
 
     Args:
         x: [..., K] float32, float16 or bfloat16; K a multiple of 16.

@@ -70,6 +70,7 @@ CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: nvfp4.quantize_model(model(), 3), "^recipe: got int 3"),
     (lambda: nvfp4.Recipe.preset(3), "^recipe: got int 3, wanted one of gemma-mlp"),
     (lambda: nvfp4.Recipe.from_yaml(3), "^recipe: got int 3, wanted the path"),
+    (lambda: backends.force(3).__enter__(), "^force: got int 3, wanted one of cuda, .*, or None$"),
     (lambda: backends.explain("linear"), "^explain: got str 'linear', wanted an nvfp4.backends.Desc"),
     (lambda: backends.explain(backends.Desc("linear", torch.device("cpu"))), "^explain: device: got device"),
     (lambda: backends.explain(backends.Desc("linear", dtype="bfloat16")), "^explain: dtype: got str 'bfloat16'"),

@@ -59,9 +59,11 @@ def force(name: str | None) -> Iterator[None]:
     """Serve everything from one backend inside the `with` block, as `NVFP4_BACKEND` does for a process; None lifts it.
 
     Raises:
+        TypeError: `name` is neither a string nor None.
         ValueError: there is no backend of that name.
     """
     global _forced
+    check_kind("force", name, (str, type(None)), f"one of {', '.join(BACKENDS)}, or None")
     previous = _forced
     _forced = _known(name or "", "force")
     select.cache_clear()
