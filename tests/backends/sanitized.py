@@ -1,11 +1,11 @@
-"""What compute-sanitizer watches: every instance of the SM120 product on tiny shapes, and the ops around it.
+"""What compute-sanitizer watches: every instance of the SM120 product, and the ops around it.
 
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 PYTHONPATH=tests compute-sanitizer --tool memcheck \
         python tests/backends/sanitized.py
 
-In a surrogate build (NVFP4_EMULATE_SM120) every plan of every instance runs, as racecheck and synccheck want it; in a
-model build the ops do, on memory that nobody wrote before, as initcheck wants it. The tests check numbers, this does
-not.
+In a surrogate build (NVFP4_EMULATE_SM120) every plan of every instance runs on tiny shapes, as racecheck and synccheck
+want it, or with the word `gemma` on the sizes of Gemma-4-31B's MLP; in a model build the ops do, on memory that nobody
+wrote before, as initcheck wants it. The tests check numbers, this does not.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ def operand(rows: int, k: int) -> NVFP4Tensor:
     return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), torch.ones(1, device="cuda"), (rows, k))
 
 
-def products() -> int:
+TINY = [(8, 256, 512), (17, 136, 272), (100, 264, 400)]
+GEMMA = [(m, n, k) for n, k in ((43008, 5376), (5376, 21504)) for m in (1, 16, 64, 256, 512, 2048)]
+
+
+def products(sizes: list[tuple[int, int, int]], blocks: tuple[int, ...]) -> int:
     count = 0
-    for m, n, k in ((8, 256, 512), (17, 136, 272), (100, 264, 400)):
+    for m, n, k in sizes:
         a, b = operand(m, k), operand(n, k)
-        for how in sm120.every_plan(m, n, k, (36, 5)):
+        for how in sm120.every_plan(m, n, k, blocks):
             sm120.product(how, a, b)
             count += 1
     return count
@@ -57,6 +61,9 @@ def ops() -> int:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    done = ops() if sm120.kernels.emulation() in ("", "model") else products()
+    if sm120.kernels.emulation() in ("", "model"):
+        done = ops()
+    else:
+        done = products(GEMMA, (188,)) if "gemma" in sys.argv[1:] else products(TINY, (36, 5))
     torch.cuda.synchronize()
     sys.stdout.write(f"{done} calls\n")
