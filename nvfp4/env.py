@@ -104,6 +104,6 @@ def end_command_line(error: ValueError) -> None:
     program, words = sys.argv[0] if sys.argv else "", sys.orig_argv
     # While `python -m` imports a package, it has not said yet which.
     is_module = program == "-m" and (("-m", "nvfp4") in pairwise(words) or "-mnvfp4" in words)
-    if is_module or Path(program).stem == "nvfp4":
+    if is_module or Path(program).name == "nvfp4":
         sys.stderr.write(f"nvfp4: error: {error}\n")
         sys.exit(2)

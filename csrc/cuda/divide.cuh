@@ -4,10 +4,12 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/approximate.cuh"
+
 namespace nvfp4::cuda {
 
 // x / b rounded as IEEE does, from r = 1 / b rounded so: one Newton step whose residual is exact (Markstein). Wants b
-// within [2^-100, 2^100]; right wherever the quotient is not so small that the residual underflows.
+// within [2^-100, 2^100]; right wherever the quotient is not so small that the residual underflows, and finite.
 __device__ __forceinline__ float divide(float x, float b, float r) {
   const float quotient = x * r;
   return fmaf(fmaf(-quotient, b, x), r, quotient);
@@ -15,8 +17,7 @@ __device__ __forceinline__ float divide(float x, float b, float r) {
 
 // 1 / b for a normal b, within a unit in the last place of float64.
 __device__ __forceinline__ double reciprocal(double b) {
-  double r;
-  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(r) : "d"(b));
+  double r = ptx::reciprocal_approximate(b);
   // Each step doubles some twenty right bits.
   r = fma(fma(-b, r, 1.0), r, r);
   r = fma(fma(-b, r, 1.0), r, r);
@@ -31,8 +32,7 @@ __device__ __forceinline__ float reciprocal_to_float(double b) {
 
 // 1 / b rounded as IEEE does, for b within [2^-100, 2^100]: float32's own Newton step, whose residual is exact.
 __device__ __forceinline__ float reciprocal_in_range(float b) {
-  float r;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));
+  const float r = ptx::reciprocal_approximate(b);
   return fmaf(fmaf(-b, r, 1.0f), r, r);
 }
 
@@ -40,9 +40,7 @@ __device__ __forceinline__ float reciprocal_in_range(float b) {
 __device__ __forceinline__ float divide_any(float x, float b) {
   const uint32_t size_x = __float_as_uint(x) & 0x7FFFFFFFu, size_b = __float_as_uint(b) & 0x7FFFFFFFu;
   if (size_x >= 0x7F800000u || size_b >= 0x7F800000u || size_b == 0) {
-    float r;
-    asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(b));  // 0, infinity and NaN exactly; else only its sign matters
-    return x * r;
+    return x * ptx::reciprocal_approximate_of_any(b);  // else only its sign matters
   }
   // The residual below is a zero of its own sign.
   if (size_x == 0) return __uint_as_float(__float_as_uint(x) ^ (__float_as_uint(b) & 0x80000000u));

@@ -211,10 +211,11 @@ def _check_input(what: str, x: object, k: int) -> None:
         raise ValueError(f"{what}: got x of shape {tuple(x.shape)}, wanted [..., {k}]")
 
 
-def _fits(both: GateUpLinear, down: nn.Module) -> bool:
+def _fits(both: nn.Module, down: nn.Module) -> bool:
     """Whether one call may take both weights: as they were made, in one layout, and nobody listens in between."""
     return (
-        type(down) is NVFP4Linear
+        type(both) is GateUpLinear
+        and type(down) is NVFP4Linear
         and both.layout == down.layout
         and both.activations == down.activations
         and not any(m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in (both, down))

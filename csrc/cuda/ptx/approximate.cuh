@@ -11,10 +11,24 @@ __device__ __forceinline__ float exp2_approximate(float x) {
   return y;
 }
 
-// Of a normal x whose reciprocal is normal.
+// Of a normal x whose reciprocal is normal; of infinity and NaN right too.
 __device__ __forceinline__ float reciprocal_approximate(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Of any x: of 0, infinity and NaN exactly.
+__device__ __forceinline__ float reciprocal_approximate_of_any(float x) {
+  float y;
+  asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Of a normal x.
+__device__ __forceinline__ double reciprocal_approximate(double x) {
+  double y;
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
   return y;
 }
 

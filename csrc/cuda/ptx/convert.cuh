@@ -17,7 +17,7 @@
 
 namespace nvfp4::ptx {
 
-// Two finite numbers to a byte of two codes, `low` in the low nibble: nearest, ties to even, saturating at 6.
+// Two numbers to a byte of two codes, `low` in the low nibble: nearest, ties to even, saturating at 6; a NaN gives +6.
 __device__ __forceinline__ uint32_t float2_to_e2m1x2(float low, float high) {
 #if defined(NVFP4_NATIVE_SM120)
   uint32_t byte;
@@ -33,7 +33,8 @@ __device__ __forceinline__ uint32_t float2_to_e2m1x2(float low, float high) {
     const uint32_t power = __float_as_uint(fmaxf(clamped, 1.0f)) & 0x7F800000u;
     const uint32_t magic = power + (22u << 23);
     const uint32_t steps = __float_as_uint(clamped + __uint_as_float(magic)) - magic;
-    return (steps + (power >> 22) - 254u) | (__float_as_uint(x) >> 28 & 8u);
+    const uint32_t sign = x == x ? __float_as_uint(x) >> 28 & 8u : 0u;
+    return (steps + (power >> 22) - 254u) | sign;
   };
   return code(low) | code(high) << 4;
 #endif

@@ -188,9 +188,11 @@ struct BlockScale {
   float step;
 };
 
-// Whether all of a block's arithmetic is within divide's range, or else below the least scale.
+// Whether all of a block's quotients are right by divide. Those too small for it are below the least scale or the least
+// code, and none overflows: where the scale saturates at 448, quotients reach 2^76 * 2^60 / 448.
 __device__ __forceinline__ bool is_usual(uint32_t amax_bits, float global_scale, Scheme scheme) {
-  return amax_bits < kInfinityBits && global_scale >= 0x1p-60f && global_scale <= 0x1p60f && scheme == Scheme::kNvfp4;
+  constexpr uint32_t kMostBits = (127 + 76) << 23;  // of 2^76
+  return amax_bits <= kMostBits && global_scale >= 0x1p-60f && global_scale <= 0x1p60f && scheme == Scheme::kNvfp4;
 }
 
 __device__ __forceinline__ BlockScale usual_scale(uint32_t amax_bits, float global_scale) {

@@ -29,6 +29,8 @@ void check_fused(const QuantizeProblem& p) {
   const int64_t bytes = element_bytes(p.dtype);
   check(is_gated(p) + is_normed(p) + (p.dequantized != nullptr) <= 1,
         "quantize: wanted one of an activation, a norm and values in the place of codes");
+  check(p.dequantized == nullptr || p.scale_layout == ScaleLayout::kPlain,
+        "quantize: values in the place of codes have no scales to swizzle");
   if (is_gated(p) || is_normed(p)) {
     check(p.scheme == Scheme::kNvfp4, "quantize: an activation or a norm is quantised by the scheme nvfp4 only");
     check_aligned("values", p.values);

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuda/activation.cuh"
+#include "cuda/ptx/bits.cuh"
 #include "cuda/ptx/matrix.cuh"
 #include "cuda/ptx/mma.cuh"
 #include "cuda/quantize/block.cuh"
@@ -303,7 +304,7 @@ template <typename Tile>
 __device__ __forceinline__ void store_tile(const Accumulators<Tile>& sums, const Arguments& p, const Segment& segment,
                                            uint32_t staging, int warp, int lane) {
   // Made unknown, or the compiler would compute every address before the first tile and keep them all.
-  asm volatile("" : "+r"(staging), "+r"(warp), "+r"(lane));
+  ptx::forget(staging, warp, lane);
   const Place<Tile> place(segment, warp, lane);
   if (place.token < p.m) Output<Tile>(p, place, staging, lane).write(sums);
 }

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cuda/emulation/stress.cuh"
+#include "cuda/ptx/bits.cuh"
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/launch_control.cuh"
 #include "cuda/ptx/registers.cuh"
@@ -144,7 +145,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kSharedBytes <= kSharedM
   extern __shared__ uint8_t shared_bytes[];
   const uint32_t shared = ptx::shared_address(shared_bytes);
   uint32_t base = (shared + Tile::kAlignment - 1) / Tile::kAlignment * Tile::kAlignment;
-  asm volatile("" : "+r"(base));  // known once, not computed again in the main loop
+  ptx::forget(base);  // known once, not computed again in the main loop
   const Pipeline<Tile> pipeline(base);
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   if (threadIdx.x == 0) pipeline.init();

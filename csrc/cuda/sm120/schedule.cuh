@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/launch.cuh"
+#include "cuda/ptx/bits.cuh"
 #include "nvfp4/layout.h"
 
 namespace nvfp4::cuda::sm120 {
@@ -82,7 +83,7 @@ class Segments {
   }
 
   // What is derived from the position need not live in registers meanwhile.
-  __device__ void forget() { asm volatile("" : "+r"(tile_), "+r"(next_)); }
+  __device__ void forget() { ptx::forget(tile_, next_); }
 
   // Where part `part` of a tile leaves its sums. A block has at most two unfinished tiles: the one it begins inside of,
   // and the one it ends inside of.
