@@ -1,15 +1,19 @@
 """The CUDA quantisation kernels, fused ones among them, against a copy of as many bytes.
 
-``python bench/cuda_quantize.py [--dtype bfloat16] [--op TEXT] [--rows 4096,8192]`` prints microseconds, the bytes read
-and written, and their rate as a share of a copy's in the same run; then one token, beside a kernel that does nothing.
-CUDA graphs, rotating buffers, medians; each kernel's bytes are first compared with what its op gives.
+``python bench/cuda_quantize.py [--dtype bfloat16] [--op TEXT] [--rows 4096,8192] [--csv FILE]`` prints microseconds,
+the bytes read and written, and their rate as a share of a copy's in the same run; then one token, beside a kernel that
+does nothing. CUDA graphs, rotating buffers, medians; each kernel's bytes are first compared with what its op gives.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,13 +22,17 @@ from torch import Tensor
 import nvfp4
 from nvfp4 import _C, NVFP4Tensor
 from nvfp4.backends.arguments import ACTIVATION_CODES, DTYPE_CODES
+from nvfp4.bench.machine import describe
+from nvfp4.bench.results import check_writable
 from nvfp4.bench.timing import successive
+from nvfp4.tuning import driver_version
 
 kernels: Any = getattr(_C, "cuda", None)
 CODED = 0.5625  # bytes an element: codes and block scales
 GIVEN, TENSOR, ROW = 0, 2, 3
 MODES = {"static": GIVEN, "row": ROW, "tensor": TENSOR}
 COPIES = 4
+ONE_TOKEN = (5376, 21504)
 SHAPES = [(4096, 5376), (8192, 5376), (16384, 5376), (2048, 21504), (4096, 21504)]
 
 
@@ -167,17 +175,47 @@ def copy_time(nbytes: int) -> float:
     return successive([partial(target[i].copy_, source[i]) for i in range(COPIES)])
 
 
+COLUMNS = (
+    "op",
+    "rows",
+    "k",
+    "dtype",
+    "us",
+    "bytes",
+    "of_copy",
+    "command",
+    "gpu",
+    "driver",
+    "torch",
+    "nvfp4",
+    "commit",
+    "date",
+)
+
+
+def write_csv(path: Path, rows: list[tuple[object, ...]]) -> None:
+    here = describe()
+    command = shlex.join(["python", "bench/cuda_quantize.py", *sys.argv[1:]])
+    machine = (command, torch.cuda.get_device_name(), driver_version(), here.torch, here.nvfp4, here.commit, here.date)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *((*row, *machine) for row in rows)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     parser.add_argument("--op", default="", help="only cases with this text in their name")
     parser.add_argument("--rows", default="", help="only shapes with these numbers of rows, such as 4096,8192")
+    parser.add_argument("--csv", type=Path, help="write every row to this file")
     options = parser.parse_args()
+    if options.csv is not None:
+        check_writable(options.csv)
     if kernels is None or not torch.cuda.is_available():
         raise SystemExit("bench/cuda_quantize.py: wanted a GPU and a build with the CUDA part")
     dtype = getattr(torch, options.dtype)
     chosen = [case for case in cases(dtype.itemsize) if options.op in case.name]
     print(torch.cuda.get_device_name(), torch.__version__, options.dtype)
+    rows_written: list[tuple[object, ...]] = []
     for rows, k in SHAPES:
         if options.rows and str(rows) not in options.rows.split(","):
             continue
@@ -191,15 +229,20 @@ def main() -> None:
                 f"{rows:>6} x {k:<6} {case.name:<36} {time:8.1f} us {moved / 1e6:7.0f} MB "
                 f"{moved / time / 1e6:6.3f} TB/s {100 * copied / time:5.0f} % of a copy"
             )
+            size = (rows, k, options.dtype)
+            rows_written.append((case.name, *size, f"{time:.2f}", int(moved), f"{copied / time:.3f}"))
     one = torch.zeros(1, device="cuda")
     nothing = successive([lambda: one.add_(1)] * 64)
     print(f"one token, us; a kernel that adds to one element: {nothing:.2f}")
     for case in chosen:
         times = []
-        for k in (5376, 21504):
+        for k in ONE_TOKEN:
             operands = [memory(1, k, dtype, "gated" in case.name) for _ in range(COPIES)]
             times.append(successive([partial(case.call, m) for m in operands * 16]))
+            rows_written.append((case.name, 1, k, options.dtype, f"{times[-1]:.2f}", int(k * case.moved), ""))
         print(f"{case.name:<36} K = 5376 {times[0]:6.2f}   K = 21504 {times[1]:6.2f}")
+    if options.csv is not None:
+        write_csv(options.csv, rows_written)
 
 
 if __name__ == "__main__":

@@ -181,8 +181,8 @@ def rms_norm_quantize(
     y = s / sqrt(mean(s²) + eps) * weight with s = x + residual rounded to x's dtype. It is rounded once, after the
     product with the weight (Gemma's rule; Llama's own code rounds before it too). The CPU and the reference evaluate it
     in float64, as `nvfp4.reference.rms_norm` defines it; the CUDA kernel in float32 for 16-bit x and in float64 for
-    float32, within one unit in the last place of that. What this gives is quantised bit for bit as `quantize` does. A
-    row's result does not depend on its neighbours.
+    float32, within one unit in the last place of that wherever s / sqrt(mean(s²) + eps) is a normal float32 number.
+    What this gives is quantised bit for bit as `quantize` does. A row's result does not depend on its neighbours.
 
     A NaN in x makes its whole row NaN. An infinity does not saturate as in `quantize`: its block of 16 becomes NaN and
     the rest of its row zero, as in any RMS norm.

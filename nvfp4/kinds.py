@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,9 +33,9 @@ class Kinds(NamedTuple):
 _OF_SCHEMA: dict[str, tuple[tuple[type, ...], str]] = {
     "Tensor": ((Tensor,), "a torch.Tensor"),
     "str": ((str,), "a str"),
-    "bool": ((bool, torch.SymBool), "True or False"),
-    "int": ((int, torch.SymInt), "an int"),
-    "float": ((float, int, torch.SymFloat, torch.SymInt), "a float"),
+    "bool": ((bool, np.bool_, torch.SymBool), "True or False"),
+    "int": ((int, np.integer, torch.SymInt), "an int"),
+    "float": ((float, int, np.floating, np.integer, torch.SymFloat, torch.SymInt), "a float"),
     "ScalarType": ((torch.dtype,), "a torch.dtype, such as torch.bfloat16"),
 }
 

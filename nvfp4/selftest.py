@@ -25,6 +25,11 @@ from nvfp4.tensor import NVFP4Tensor
 __all__ = ["CHECKS", "Check", "run"]
 
 _ACTIVATIONS: tuple[reference.Activation, ...] = ("gelu_tanh", "gelu", "silu")
+_WAYS: tuple[tuple[reference.Granularity, reference.Scheme], ...] = (
+    ("tensor", "nvfp4"),
+    ("row", "nvfp4"),
+    ("tensor", "compressed-tensors"),
+)
 _ONE, _TWO, _FOUR, _FOURTEEN = 0x38, 0x40, 0x48, 0x56  # e4m3 bytes
 _TILES = 4096  # of the instruction, for each of its eight selectors and three kinds of registers
 
@@ -47,9 +52,9 @@ class _Skipped(Exception):  # noqa: N818  (it is no error)
     pass
 
 
-def _uneven(dtype: torch.dtype, device: str) -> Tensor:
+def _uneven(dtype: torch.dtype, device: str, rows: int = 64) -> Tensor:
     """Rows of very different size, with zeros."""
-    x = torch.randn(64, 1040, device=device) * 10.0 ** torch.randint(-3, 4, (64, 1), device=device)
+    x = torch.randn(rows, 1040, device=device) * 10.0 ** torch.randint(-3, 4, (rows, 1), device=device)
     x[:, ::7] = 0
     return x.to(dtype)
 
@@ -79,15 +84,20 @@ def _served(desc: Desc, backend: str) -> None:
 def _quantize(device: str, backend: str) -> str:
     _served(Desc("quantize", device), backend)
     count = 0
-    for dtype in FLOATS:
-        x = _uneven(dtype, device)
-        for granularity in ("tensor", "row"):
-            with backends.force(backend):
-                got = functional.quantize(x, granularity=granularity)
-            wanted = reference.quantize(x, None, granularity)
-            if got != wanted:
-                raise AssertionError(f"{dtype}, a scale a {granularity}: other bytes than the reference")
-            count += x.numel()
+    for dtype, layout, rows in itertools.product(FLOATS, ("plain", "128x4"), (64, 130)):
+        x = _uneven(dtype, device, rows)
+        for granularity, scheme in _WAYS:
+            for given in (None, torch.full((1,), 3.7, device=device)):
+                with backends.force(backend):
+                    got = functional.quantize(x, given, granularity, scheme=scheme, layout=layout)
+                with backends.force("reference"):
+                    wanted = functional.quantize(x, given, granularity, scheme=scheme, layout=layout)
+                if got != wanted:
+                    how = "by a given scale" if given is not None else f"a scale a {granularity}"
+                    raise AssertionError(
+                        f"{dtype}, {rows} rows, {how}, {scheme}, {layout}: other bytes than the reference"
+                    )
+                count += x.numel()
     return f"{count} numbers"
 
 
@@ -130,7 +140,9 @@ def _fused(device: str, backend: str) -> str:
         signs = torch.randint(0, 2, (64, 1040), device=device) * 4 - 2
         digits = torch.randint(-7, 8, (64, 1040), device=device)
         x, weight = signs.to(dtype), digits[0].to(dtype)
-        residual = torch.zeros_like(x)
+        # Half of x stands in the residual.
+        residual = torch.where(torch.rand_like(x, dtype=torch.float32) < 0.5, x, 0).to(dtype)
+        x = x - residual
         gate, up = (t.to(dtype) for t in _gates_and_ups((64, 1040), device))
         gated = torch.cat((gate, up), 1)
         by_turns = alternate(gate.T, up.T).T.contiguous()
@@ -267,6 +279,28 @@ def _instruction() -> str:
     return f"{24 * _TILES} tiles bit-equal; it was {native}"
 
 
+def _every_kernel() -> str:
+    """Sizes that between them are best for each kernel, by every plan worth trying, whole tiles and pieces."""
+    _served(Desc("matmul", "cuda", torch.float32), "cuda")
+    names, plans = set(), 0
+    for m, n, k in [(m, 640, 768) for m in (8, 16, 32, 64, 100, 256, 300)] + [(1024, 3072, 256)]:
+        a, b = _exact_operand(m, k, "cuda"), _exact_operand(n, k, "cuda")
+        wanted = reference.matmul(a, b, out_dtype=torch.float32)
+        for plan in sm120.candidates(m, n, k, torch.cuda.current_device()):
+            with backends.force("cuda"), sm120.force_plan(plan):
+                for repeat in range(5):
+                    got = functional.matmul(a, b, out_dtype=torch.float32)
+                    if not torch.equal(got, wanted):
+                        wrong = int((got != wanted).sum())
+                        raise AssertionError(f"{plan}, repeat {repeat}: {wrong} of {got.numel()} sums are wrong")
+            names.add(plan.name)
+            plans += 1
+    missing = set(sm120.kernel_names()) - names
+    if missing:
+        raise AssertionError(f"no size here is for {', '.join(sorted(missing))}")
+    return f"{len(names)} kernels by {plans} plans, 5 times each"
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "CPU: quantise against the reference": lambda: _quantize("cpu", "cpu"),
     "CPU: dequantise against the reference": lambda: _dequantize("cpu", "cpu", ("plain", "128x4", "n16k64")),
@@ -279,6 +313,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "GPU: fused quantise against the reference": lambda: _fused("cuda", "cuda"),
     "SM120: the FP4 instruction against its published model": _instruction,
     "SM120: products against the reference": lambda: _products("cuda", "cuda"),
+    "SM120: every kernel against the reference": _every_kernel,
     "SM120: gated MLP against the reference": lambda: _gated_mlp("cuda", "cuda"),
 }
 """Every check by its name: it returns what it compared, or raises."""

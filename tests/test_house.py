@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE_SUFFIXES = {".cpp", ".h", ".cu", ".cuh", ".py", ".pyi", ".cmake"}
 SOURCE_FOLDERS = ("nvfp4", "csrc", "cmake", "bench", "examples", "tests")
 LONGEST = 400
+
+ASM_FOLDERS = ("csrc/cuda/ptx/", "csrc/cuda/emulation/")
 
 # Imports every submodule, says what became of the names that were public before, and calls every public function.
 IMPORT_EVERYTHING = """
@@ -84,6 +87,13 @@ def test_no_source_file_is_long() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in source_files()}
     assert len(lengths) > 10
     assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+def test_assembly_stands_in_ptx_alone() -> None:
+    kernels = [path for path in (ROOT / "csrc" / "cuda").rglob("*") if path.suffix in {".cu", ".cuh", ".h"}]
+    using = {path.relative_to(ROOT).as_posix() for path in kernels if re.search(r"\basm\b", path.read_text())}
+    assert using
+    assert {path for path in using if not path.startswith(ASM_FOLDERS)} == set()
 
 
 def test_imports_point_down() -> None:

@@ -99,6 +99,9 @@ def test_what_is_right_passes() -> None:
     kinds.check_kind("x", 1, (int,), "")
     nvfp4.rms_norm_quantize(X, W, np.float64(1e-6))
     nvfp4.rms_norm_quantize(X, nn.Parameter(W, requires_grad=False), 1)
+    nvfp4.rms_norm_quantize(X, W, np.float32(1e-6))
+    nvfp4.gated_quantize(X, interleaved=np.bool_(True))
+    nvfp4.unswizzle_scales(nvfp4.swizzle_scales(torch.ones(5, 4, dtype=torch.uint8)), np.int64(5), np.int32(4))
     assert nvfp4.NVFP4Linear(np.int64(64), 32).in_features == 64
 
 

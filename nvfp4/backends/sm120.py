@@ -6,6 +6,8 @@ beside them: alpha = 1 / (G_x * G_w) and zeroed counters. The product is the sec
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -25,10 +27,13 @@ __all__ = [
     "Places",
     "Product",
     "Registers",
+    "candidates",
+    "force_plan",
     "gemm_refusal",
     "instruction",
     "instruction_refusal",
     "is_emulated",
+    "kernel_names",
     "linear",
     "matmul",
     "model",
@@ -111,9 +116,40 @@ def _gpu(index: int) -> Any:
     return _kernels.gpu(index)
 
 
+_forced: list[Any] = []
+
+
+def kernel_names() -> list[str]:
+    """Of every kernel of products."""
+    names: list[str] = _dispatch.sm120_shapes()
+    return names
+
+
+def candidates(m: int, n: int, k: int, index: int) -> list[Any]:
+    """Every plan worth timing on the GPU of this index."""
+    return list(sm120_tuning.candidates(Problem(m, n, k), _gpu(index)).values())
+
+
+@contextmanager
+def force_plan(how: Any) -> Iterator[None]:
+    """Run every product in this block by one plan, as `nvfp4 selftest` does with each."""
+    caches = (plan, product, _places)
+    _forced.append(how)
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        yield
+    finally:
+        _forced.pop()
+        for cached in caches:
+            cached.cache_clear()
+
+
 @lru_cache(maxsize=4096)
 def plan(m: int, n: int, k: int, index: int) -> Any:
     """How a product runs on the GPU of this index: `nvfp4._C.dispatch.Sm120Plan`, which prints itself."""
+    if _forced:
+        return _forced[-1]
     return sm120_tuning.choose(Problem(m, n, k), _gpu(index), sm120_tuning.measured(index))
 
 

@@ -80,8 +80,9 @@ class GatedMLP(nn.Module):
 
     On SM120 it is three kernels when both inputs have calibrated scales: quantise x; multiply by gate and up, apply the
     activation and quantise again; multiply by down. With scales computed a token it is four. Elsewhere, and where a
-    gradient is wanted or somebody listens to one of its modules by a hook, it is two linears with the activation
-    between them, in float64: no faster there than the three Linears, so it is made for SM120.
+    gradient is wanted or one of its modules was replaced or has hooks (global hooks see the MLP alone), it is two
+    linears with the activation between them, in float64: no faster there than the three Linears, so it is made for
+    SM120.
 
     `state_dict` gives and `load_state_dict` takes the names of the model it came from: `gate_proj.*`, `up_proj.*` and
     `down_proj.*`, as three `NVFP4Linear`s have them. The activation is not among them: whoever loads one has to give
@@ -159,19 +160,21 @@ class GatedMLP(nn.Module):
             TypeError, ValueError: x has another dtype, K or device.
         """
         both, down = self.gate_up_proj, self.down_proj
+        if not _fits(both, down):
+            return self._by_parts(x)
         _check_input("GatedMLP", x, both.in_features)
-        wants_gradient = torch.is_grad_enabled() and any(
-            t is not None and t.requires_grad for t in (x, both.bias, getattr(down, "bias", None))
-        )
-        if wants_gradient or not _fits(both, down):
-            y: Tensor = down(reference.gated_activation(*gated.apart(both(x), -1), self.activation))
-            return y
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, both.bias, down.bias)):
+            return self._by_parts(x)
         weights = GatedWeights(
             *both.operand(), both.weight_global_scale, both.up_global_scale, both.bias, *down.operand(),
             down.weight_global_scale, down.bias, down.in_features, down.out_features, down.layout,
         )  # fmt: skip
         activations = "none" if down.activations is None else "row"
         return gated_mlp(x, weights, both.input_global_scale, down.input_global_scale, self.activation, activations)
+
+    def _by_parts(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down_proj(reference.gated_activation(*gated.apart(self.gate_up_proj(x), -1), self.activation))
+        return y
 
     def extra_repr(self) -> str:
         """The activation."""

@@ -16,7 +16,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-SHAPES = [(1, 16), (1, 5376), (2, 48), (3, 640), (7, 2048), (33, 1040), (129, 320), (300, 5376), (5, 21504), (2, 40960)]
+# Rows of a warp, and of every shape of thread block; and so long that they are read again.
+SHAPES = [
+    (1, 16), (1, 5376), (2, 48), (3, 640), (7, 2048), (33, 1040), (129, 320), (300, 5376), (3, 14336), (5, 21504),
+    (3, 28672), (2, 40960),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -87,6 +91,30 @@ def test_tiny_and_huge(size, granularity) -> None:
     assert_same(nvfp4.quantize(x, granularity=granularity), reference.quantize(x, None, granularity))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("power", [-100, -60, -20, 0, 10, 20, 60, 100])
+def test_given_scales_beside_every_bound(power, dtype) -> None:
+    """What one test of a block lets pass for usual: global scales to 2^±60, maxima to 2^76, and steps of float16."""
+    sizes = torch.tensor([2.0**e for e in range(-149, 128)] + [3e38, 6e4, 2**-9, 0.0], device="cuda")
+    signs = torch.tensor([1, -1], device="cuda").repeat(8)
+    x = sizes[:, None] * torch.linspace(0.05, 1, 16, device="cuda") * signs
+    x = torch.where(x.isinf(), 0.0, x).to(dtype)
+    x = torch.where(x.isfinite(), x, 0).repeat(1, 3)
+    exact = torch.tensor([2.0**power], device="cuda")
+    for given in (exact, exact.nextafter(exact * 2), exact.nextafter(exact / 2)):
+        assert_same(nvfp4.quantize(x, given), reference.quantize(x, given))
+        got = nvfp4.quantize_dequantize(x, given, dtype=torch.float32)
+        assert torch.equal(got, reference.dequantize(reference.quantize(x, given), torch.float32))
+
+
+@pytest.mark.parametrize("given", [1e3, 1e6, 2.0**60])
+def test_quotients_that_overflow_saturate_with_their_sign(given) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.tensor([3e38, -3e38, 1e38, -1e37] * 4, device="cuda", dtype=dtype)[None]
+        t = nvfp4.quantize(x, torch.tensor([given], device="cuda"))
+        assert t.packed.tolist() == [[0xF7] * 8]
+
+
 def test_a_global_scale_a_row() -> None:
     x = values(9, 320, torch.float16)
     given = torch.rand(9, 1, device="cuda") * 1000 + 1
@@ -114,7 +142,9 @@ def test_empty_and_batched(shape, granularity) -> None:
     assert_same(nvfp4.quantize(x, granularity=granularity), reference.quantize(x, None, granularity))
 
 
-@pytest.mark.parametrize("shape", [(1, 16), (1, 5376), (31, 48), (127, 80), (128, 64), (130, 5376)])
+@pytest.mark.parametrize(
+    "shape", [(1, 16), (1, 5376), (31, 48), (127, 80), (128, 64), (130, 80), (257, 1040), (130, 5376)]
+)
 def test_swizzled_scales_are_whole(shape) -> None:
     """Memory is poisoned first, so that padding which nobody writes shows."""
     x = values(*shape, torch.bfloat16)
@@ -122,9 +152,9 @@ def test_swizzled_scales_are_whole(shape) -> None:
     wanted = nvfp4.swizzle_scales(plain.scale.cpu().view(torch.uint8)).flatten()
     poison = [torch.full((wanted.numel(),), 0xAA, dtype=torch.uint8, device="cuda") for _ in range(4)]
     del poison
-    for granularity in ("row", "tensor"):
-        t = nvfp4.quantize(x, granularity=granularity, layout="128x4")
-        plain = nvfp4.quantize(x, granularity=granularity)
+    for given, granularity in ((None, "row"), (None, "tensor"), (torch.tensor([30.0], device="cuda"), "tensor")):
+        t = nvfp4.quantize(x, given, granularity, layout="128x4")
+        plain = nvfp4.quantize(x, given, granularity)
         wanted = nvfp4.swizzle_scales(plain.scale.cpu().view(torch.uint8)).flatten()
         assert torch.equal(t.scale.view(torch.uint8).flatten().cpu(), wanted)
         assert torch.equal(nvfp4.swizzle_scales(plain.scale.view(torch.uint8)).flatten().cpu(), wanted)

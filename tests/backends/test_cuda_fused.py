@@ -21,8 +21,11 @@ pytestmark = pytest.mark.skipif(
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ACTIVATIONS = list(reference.ACTIVATIONS)
-# Rows of a warp, of a thread block, and so long that they are read again.
-SHAPES = [(1, 16), (1, 5376), (1, 21504), (2, 48), (9, 512), (7, 1040), (5, 16400), (33, 5376), (3, 21504), (2, 40960)]
+# Rows of a warp, of every shape of thread block, and so long that they are read again.
+SHAPES = [
+    (1, 16), (1, 5376), (1, 21504), (2, 48), (9, 512), (7, 1040), (3, 14336), (5, 16400), (33, 5376), (3, 21504),
+    (3, 28672), (2, 40960),
+]  # fmt: skip
 NAN, INF = float("nan"), float("inf")
 
 
@@ -149,7 +152,7 @@ def test_norms_of_nan_and_infinity(dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("k", [512, 5376, 21504, 40960])
+@pytest.mark.parametrize("k", [512, 5376, 14336, 21504, 28672, 40960])
 def test_a_row_of_a_norm_does_not_depend_on_the_others(k, dtype) -> None:
     x, weight, residual = values(300, k, dtype), values(1, k, dtype, 1)[0], values(300, k, dtype, 2)
     whole = fused.norm(x, weight, residual=residual)
@@ -163,7 +166,9 @@ def test_a_row_of_a_norm_does_not_depend_on_the_others(k, dtype) -> None:
 
 
 @pytest.mark.parametrize("scale_layout", ["plain", "128x4", "32x4"])
-@pytest.mark.parametrize("shape", [(1, 16), (1, 5376), (31, 48), (33, 1040), (127, 80), (128, 64), (130, 5376)])
+@pytest.mark.parametrize(
+    "shape", [(1, 16), (1, 5376), (31, 48), (33, 1040), (127, 80), (128, 64), (130, 80), (257, 1040), (130, 5376)]
+)
 def test_layouts_and_what_a_product_wants(shape, scale_layout) -> None:
     """Memory was poisoned, so that padding which nobody writes shows."""
     rows, k = shape
@@ -240,6 +245,30 @@ def test_many_rows() -> None:
         assert_quantised(out, None)
     x, weight = values(70_001, 1040, torch.bfloat16), values(1, 1040, torch.bfloat16, 1)[0]
     assert_quantised(fused.norm(x, weight), None)
+
+
+def test_more_rows_than_one_launch_takes() -> None:
+    """2^28 rows of one block, each with three of padding, and 200 more; all of one row of x, by scales of their own."""
+    rows, k = (1 << 28) + 200, 16
+    if torch.cuda.mem_get_info()[0] < 40 << 30:
+        pytest.skip("outputs and scales take 28 GiB of GPU memory; 40 GiB free are wanted")
+    x, weight_scale = values(1, 2 * k, torch.bfloat16), torch.tensor([77.7], device="cuda")
+    out = fused.gated(
+        x.expand(rows, -1), "silu", global_scale=given_rows(torch.arange(rows, device="cuda")), scale_layout="128x4",
+        weight_global_scale=weight_scale, zeros=9,
+    )  # fmt: skip
+    chosen = torch.cat([torch.arange(first, first + 300, device="cuda") for first in (0, (1 << 28) - 100, rows - 300)])
+    wanted = fused.gated(x.repeat(900, 1), "silu", global_scale=given_rows(chosen), weight_global_scale=weight_scale)
+    for got, right in ((out.packed, wanted.packed), (out.alpha, wanted.alpha)):
+        assert torch.equal(got[chosen], right)
+    at = chosen // 128 * 512 + chosen % 32 * 16 + chosen % 128 // 32 * 4
+    assert torch.equal(out.scale.flatten()[at], wanted.scale.flatten())
+    assert not out.scale.flatten()[at + 3].any()
+    assert not out.zeros.any()
+
+
+def given_rows(indices: torch.Tensor) -> torch.Tensor:
+    return (1 + indices % 97 * 10).float()[:, None]
 
 
 def test_streams_and_repeats() -> None:

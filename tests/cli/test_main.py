@@ -45,6 +45,17 @@ def test_a_bad_variable_is_one_line_and_exit_code_2(command, name, tmp_path):
     assert result.stderr.count("\n") == 1
 
 
+def test_a_program_of_the_same_name_keeps_its_exception(tmp_path):
+    script = tmp_path / "nvfp4.py"
+    script.write_text("try:\n    import nvfp4\nexcept ValueError as error:\n    print('caught', error)\n")
+    result = subprocess.run(
+        [sys.executable, "-P", script], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "NVFP4_LOG": "unheard-of"},
+    )  # fmt: skip
+    assert result.returncode == 0
+    assert result.stdout.startswith("caught NVFP4_LOG: ")
+
+
 def test_no_command_shows_the_help():
     assert "info" in CliRunner().invoke(app, []).output
 

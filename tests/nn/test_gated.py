@@ -225,6 +225,25 @@ def test_a_hook_or_another_down_is_called() -> None:
         assert mlp(x).shape == wanted.shape
 
 
+def test_a_wrapped_product_is_called() -> None:
+    """As adapters wrap Linears."""
+
+    class Doubled(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * self.inner(x)
+
+    mlp = nvfp4.prepare(GatedMLP.from_linears(*linears()))
+    x = torch.randn(3, 64)
+    with torch.no_grad():
+        mlp.gate_up_proj = Doubled(mlp.gate_up_proj)
+        gate, up = gated.apart(mlp.gate_up_proj(x), -1)
+        assert same_bits(mlp(x), mlp.down_proj(reference.gated_activation(gate, up, mlp.activation)))
+
+
 def test_a_wrong_input_is_named() -> None:
     mlp = GatedMLP(64, 96)
     for module in (mlp, mlp.gate_up_proj):
