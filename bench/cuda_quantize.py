@@ -125,8 +125,9 @@ def norm(m: Memory, mode: int, residual: bool) -> None:
 
 
 def norm_by_op(m: Memory, mode: int, residual: bool) -> NVFP4Tensor:
-    added = m.residual if residual else torch.zeros_like(m.residual)
-    return nvfp4.rms_norm_quantize(m.x, m.weight, unit_offset=True, global_scale=given(m, mode), residual=added)[0]
+    added = m.residual if residual else None
+    result = nvfp4.rms_norm_quantize(m.x, m.weight, unit_offset=True, global_scale=given(m, mode), residual=added)
+    return result[0] if isinstance(result, tuple) else result
 
 
 def cases(size: int) -> Iterator[Case]:

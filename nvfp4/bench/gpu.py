@@ -48,9 +48,12 @@ class Timed(NamedTuple):
 
 def refusal(op: str = "quantize", layout: str = "plain") -> str:
     """Why times of this op would say nothing about this machine's kernels, or an empty string."""
-    answers = {answer.backend: answer for answer in explain(Desc(op, "cuda", layout=layout)).answers}
+    explanation = explain(Desc(op, "cuda", layout=layout))
+    answers = {answer.backend: answer for answer in explanation.answers}
     if not answers["cuda"].supported:
         return answers["cuda"].reason
+    if explanation.choice != "cuda":
+        return f"NVFP4_BACKEND (or force()) gives it to {explanation.choice}"
     if op == "linear" and sm120.is_emulated():
         return "this build emulates SM120's FP4 instruction"
     return ""
