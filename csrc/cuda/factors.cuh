@@ -8,6 +8,10 @@
 
 namespace nvfp4::cuda {
 
+__device__ __forceinline__ bool wants_factors(const GemmPreparation& p) {
+  return p.alpha[0] != nullptr || p.alpha[1] != nullptr || p.next_alpha != nullptr;
+}
+
 // 1 / (global scale * the weight's), rounded once, of a token, or of all with `row` 0; and of the product behind that.
 __device__ __forceinline__ void store_factors(const GemmPreparation& p, int64_t row, float global_scale) {
 #pragma unroll

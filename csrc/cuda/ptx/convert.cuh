@@ -59,18 +59,6 @@ __device__ __forceinline__ __half2 e2m1x2_to_half2(uint32_t byte) {
   return result;
 }
 
-// Of two pairs, each half the larger magnitude, its sign the product of the signs; NaN where either is.
-__device__ __forceinline__ uint32_t larger_magnitudes_f16x2(uint32_t a, uint32_t b) {
-  uint32_t result;
-  asm("max.NaN.xorsign.abs.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-  return result;
-}
-__device__ __forceinline__ uint32_t larger_magnitudes_bf16x2(uint32_t a, uint32_t b) {
-  uint32_t result;
-  asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-  return result;
-}
-
 // x >= 0 or NaN to e4m3fn: nearest, ties to even, saturating at 448; NaN gives 0x7F.
 __device__ __forceinline__ uint32_t float_to_e4m3(float x) {
   uint16_t pair;

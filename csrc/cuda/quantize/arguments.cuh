@@ -54,6 +54,8 @@ struct Place {
 // Where a block's codes and its scale go; and, behind a row's last block, the zeros that pad swizzled scales to four
 // groups.
 struct ToCodes {
+  static constexpr bool kLight = true;  // little is kept in registers
+
   template <typename T>
   __device__ __forceinline__ void store(const QuantizeArguments& p, const Block<T>& block, uint32_t amax_bits,
                                         float global_scale, const Place& at) const {

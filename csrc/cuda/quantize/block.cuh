@@ -57,13 +57,7 @@ __device__ __forceinline__ float round_through(float x) {
   return to_float(static_cast<T>(x));
 }
 
-// Pairs of 16-bit numbers: the larger magnitudes, under signs that mean nothing; a NaN wins.
-__device__ __forceinline__ uint32_t larger_magnitudes(uint32_t a, uint32_t b, __half) {
-  return ptx::larger_magnitudes_f16x2(a, b);
-}
-__device__ __forceinline__ uint32_t larger_magnitudes(uint32_t a, uint32_t b, __nv_bfloat16) {
-  return ptx::larger_magnitudes_bf16x2(a, b);
-}
+// Pairs of 16-bit numbers.
 __device__ __forceinline__ uint32_t magnitudes_of(uint32_t pair, __half) {
   return bits_of(__habs2(pair_of<__half2>(pair)));
 }
@@ -146,14 +140,14 @@ struct Block {
       for (int i = 0; i < kGroupSize; ++i) largest = max(largest, word(i) & 0x7FFFFFFFu);
       return largest;
     } else {
-      uint32_t pair = word(0);
+      // Magnitudes are ordered as integers are, three of which one instruction compares; encoding wants them too.
+      uint32_t pair = magnitudes_of(word(0), T());
 #pragma unroll
-      for (int i = 1; i < kGroupSize / 2; ++i) pair = larger_magnitudes(pair, word(i), T());
-      pair = larger_magnitudes(pair, pair >> 16, T());
-      const auto half_word = static_cast<uint16_t>(pair & 0x7FFFu);
-      T result;
-      memcpy(&result, &half_word, sizeof(result));
-      return __float_as_uint(to_float(result));
+      for (int i = 1; i + 1 < kGroupSize / 2; i += 2) {
+        pair = __vimax3_u16x2(pair, magnitudes_of(word(i), T()), magnitudes_of(word(i + 1), T()));
+      }
+      pair = __vmaxu2(pair, magnitudes_of(word(kGroupSize / 2 - 1), T()));
+      return max(__float_as_uint(low_of(pair, T())), __float_as_uint(high_of(pair, T())));
     }
   }
 
@@ -240,20 +234,21 @@ struct Thresholds {
   uint32_t least[8];  // twice in each word; [0] is unused
 
   __device__ __forceinline__ explicit Thresholds(float step) {
-    const uint32_t below1 = pack_pair(0.25f * step, 0.75f * step, T());
-    const uint32_t above1 = pack_pair(1.25f * step, 1.75f * step, T());
+    // The nearest numbers to the first four ties, twice each.
+    const auto nearest = [&](float tie) { return pack_pair(tie * step, tie * step, T()); };
+    const uint32_t near1 = nearest(0.25f), near2 = nearest(0.75f), near3 = nearest(1.25f), near4 = nearest(1.75f);
     // Half of what numbers from 1 to 2 are apart, times the step: so far from tie * step a number's quotient still
     // rounds to the tie itself, which goes to the even code.
     const float half_unit = 0x1p-24f * step;
-    const float rest1 = fmaf(-0.25f, step, low_of(below1, T())), rest2 = fmaf(-0.75f, step, high_of(below1, T()));
-    const float rest3 = fmaf(-1.25f, step, low_of(above1, T())), rest4 = fmaf(-1.75f, step, high_of(above1, T()));
-    // The nearest number to tie * step reaches the code, or else the next one does: others are too far away for the
-    // rounding of the quotient to matter. So near, the rests are exact.
+    const float rest1 = fmaf(-0.25f, step, low_of(near1, T())), rest2 = fmaf(-0.75f, step, low_of(near2, T()));
+    const float rest3 = fmaf(-1.25f, step, low_of(near3, T())), rest4 = fmaf(-1.75f, step, low_of(near4, T()));
+    // One of them reaches the code, or else the next number does: others are too far away for the rounding of the
+    // quotient to matter. So near, the rests are exact.
     constexpr uint32_t kNext = 0x00010001u;
-    least[1] = __byte_perm(below1, 0, 0x1010) + (rest1 > 0.25f * half_unit ? 0 : kNext);
-    least[2] = __byte_perm(below1, 0, 0x3232) + (rest2 >= -0.5f * half_unit ? 0 : kNext);
-    least[3] = __byte_perm(above1, 0, 0x1010) + (rest3 > half_unit ? 0 : kNext);
-    least[4] = __byte_perm(above1, 0, 0x3232) + (rest4 >= -half_unit ? 0 : kNext);
+    least[1] = near1 + (rest1 > 0.25f * half_unit ? 0 : kNext);
+    least[2] = near2 + (rest2 >= -0.5f * half_unit ? 0 : kNext);
+    least[3] = near3 + (rest3 > half_unit ? 0 : kNext);
+    least[4] = near4 + (rest4 >= -half_unit ? 0 : kNext);
     least[5] = twice(least[3], T());
     least[6] = twice(least[4], T());
     least[7] = twice(least[5], T());

@@ -8,10 +8,18 @@ namespace nvfp4::cuda {
 
 inline constexpr int kGivenThreads = 256;
 
-// Thread blocks that an SM can hold, to bound registers: 40 each for 16-bit values, so that more is on its way from
-// memory, or 64.
-template <typename Source>
-inline constexpr int kLeastGivenBlocks = sizeof(typename Source::Value) == 2 ? 6 : 4;
+// Threads that an SM can hold.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+inline constexpr int kMostThreads = 1536;
+#else
+inline constexpr int kMostThreads = 2048;
+#endif
+
+// Thread blocks of them, to bound registers: all where little is kept, so that more is on its way from memory.
+template <typename Source, typename Sink>
+inline constexpr int kLeastGivenBlocks = sizeof(typename Source::Value) == 4 ? 4
+                                         : Source::kLight && Sink::kLight    ? kMostThreads / kGivenThreads
+                                                                             : 6;
 
 __device__ __forceinline__ Place place_by_rows(const QuantizeArguments& p, uint32_t index) {
   const uint32_t row = p.by_groups.divide(index);
@@ -30,7 +38,7 @@ __device__ __forceinline__ Place place_by_sectors(const QuantizeArguments& p, ui
 
 // `source` says where a block's values come from, `sink` where its codes go.
 template <typename Source, typename Sink>
-__global__ void __launch_bounds__(kGivenThreads, kLeastGivenBlocks<Source>)
+__global__ void __launch_bounds__(kGivenThreads, kLeastGivenBlocks<Source, Sink>)
     quantize_given(const __grid_constant__ QuantizeArguments p, const __grid_constant__ Source source,
                    const __grid_constant__ Sink sink) {
   using T = typename Source::Value;
@@ -54,6 +62,7 @@ __global__ void __launch_bounds__(kGivenThreads, kLeastGivenBlocks<Source>)
     global_scale = p.global_scale[p.per_row ? at.row : 0];
   }
   sink.store(p, block, block.amax_bits(), global_scale, at);
+  if (!wants_factors(p.gemm)) return;
   if (p.per_row ? at.group == 0 : index == 0) store_factors(p.gemm, p.per_row ? at.row : 0, global_scale);
 }
 

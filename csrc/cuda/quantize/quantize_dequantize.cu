@@ -7,6 +7,8 @@ namespace nvfp4::cuda {
 namespace {
 
 struct ToValues {
+  static constexpr bool kLight = false;
+
   void* out;
   DType dtype;
 
