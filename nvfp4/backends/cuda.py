@@ -36,6 +36,9 @@ __all__ = ["CudaBackend"]
 
 _kernels: Any = getattr(_C, "cuda", None)
 
+_UNPROVEN = ", which their authors never ran on a card: `nvfp4 selftest` checks them on this one"
+"""What is said of kernels for SM120, where no emulation runs."""
+
 
 @lru_cache(maxsize=1)
 def _refusal() -> str:
@@ -52,7 +55,9 @@ def _refusal() -> str:
         major, minor = torch.cuda.get_device_capability(index)
         if not _kernels.runs_on(major, minor):
             name = torch.cuda.get_device_name(index)
-            return f"built for {built}, but cuda:{index} ({name}) is {major}.{minor}; set NVFP4_CUDA_ARCHS and build"
+            return (
+                f"built for {built}, but cuda:{index} ({name}) is {major}.{minor}, for which there are no kernels yet"
+            )
     return ""
 
 
@@ -88,7 +93,8 @@ class CudaBackend(Backend):
         if desc.op == "dequantize" and desc.layout == "n128k128":
             return True, "CUDA kernels; the units become plain bytes first"
         if desc.op not in ("linear", "matmul", "gated_mlp", "tiles"):
-            return True, f"CUDA kernels for {';'.join(_kernels.built_archs())}"
+            is_sm120 = torch.cuda.get_device_capability()[0] == 12
+            return True, f"CUDA kernels for {';'.join(_kernels.built_archs())}" + (_UNPROVEN if is_sm120 else "")
         return self._supports_product(desc)
 
     def _supports_product(self, desc: Desc) -> tuple[bool, str]:
@@ -99,7 +105,7 @@ class CudaBackend(Backend):
             return False, "this version of nvfp4 has no CUDA kernels for 16-bit activations (W4A16)"
         if desc.op == "tiles":
             return True, "CUDA kernels; n128k128 is the layout of the products"
-        answer = "SM120 kernels"
+        answer = "SM120 kernels" + ("" if _kernels.emulation() else _UNPROVEN)
         if desc.op == "gated_mlp":
             if desc.dtype == torch.float32:
                 answer += "; two linears, torch applies the activation to their float32 results"

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class Evaluation:
     seconds_reference: float
     seconds_candidate: float
     seconds_statistics: float
-    statistics: PositionStatistics
+    statistics: PositionStatistics = field(repr=False)
 
     @property
     def kl_per_position(self) -> torch.Tensor:
@@ -117,6 +117,9 @@ def evaluate(
         ValueError: no windows, a window shorter than two tokens or not 1-D, a token id outside the vocabulary,
             vocabularies that differ, or logits that are not finite (window and position are named).
     """
+    for name, model in (("reference", reference), ("candidate", candidate)):
+        if not callable(model):
+            raise TypeError(f"evaluate: {name}: got {type(model).__name__}, wanted a module or another callable")
     windows = _check_windows(tokens)
     if chunk_positions < 1:
         raise ValueError(f"evaluate: chunk_positions is {chunk_positions}, wanted at least 1")

@@ -84,12 +84,12 @@ def users_keys(key: str) -> list[str]:
     return [f"{stem}{leaf}{name}" for leaf in _LEAVES]
 
 
-def _shapes(both: GateUpLinear) -> dict[str, tuple[int, ...]]:
+def _shapes(both: GateUpLinear, is_static: bool) -> dict[str, tuple[int, ...]]:
     """Of the entries that gate and up have each."""
     n, k = both.out_features // 2, both.in_features
     shapes: dict[str, tuple[int, ...]] = {"weight_packed": (n, k // 2), "weight_scale": (n, k // GROUP_SIZE)}
     shapes["weight_global_scale"] = (1,)
-    if both.input_global_scale is not None:
+    if is_static:
         shapes["input_global_scale"] = (1,)
     if both.bias is not None:
         shapes["bias"] = (n,)
@@ -112,7 +112,9 @@ def take(
     What is wrong with them is said here, where they have their own names; gate_up_proj is given what it holds then, and
     changes nothing. What one of the two lacks is missing and stays as it is: checkpoints come in pieces.
     """
-    shapes = _shapes(mlp.gate_up_proj)
+    both = mlp.gate_up_proj
+    becomes_static = all(state.has_input_scale(both, state_dict, prefix + leaf) for leaf in _LEAVES)
+    shapes = _shapes(both, becomes_static or both.input_global_scale is not None)
     parts, refused = list[dict[str, Tensor]](), list[str]()
     for leaf in _LEAVES:
         start = prefix + leaf

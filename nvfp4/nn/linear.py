@@ -314,10 +314,15 @@ class NVFP4Linear(nn.Linear):
         error_msgs: list[str],
     ) -> None:
         assign = local_metadata.get("assign_to_params_buffers", False)
+        becomes_static, faults = state.has_input_scale(self, state_dict, prefix), len(error_msgs)
+        if becomes_static:
+            self.input_global_scale = _frozen(torch.ones(1, device=self.device))
         with state.loading(self, state_dict, prefix, missing_keys, error_msgs, assign) as proceed:
             if proceed:
                 super()._load_from_state_dict(
                     state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
                 )
+        if becomes_static and len(error_msgs) > faults:
+            self.register_parameter("input_global_scale", None)
         if prefix + "bias" in state_dict:
             self._mark_bias()

@@ -149,6 +149,15 @@ def save(module: NVFP4Linear, destination: dict[str, Any], prefix: str, keep_var
         destination[prefix + name] = Parameter(value, requires_grad=False) if keep_vars else value
 
 
+def has_input_scale(module: NVFP4Linear, state_dict: dict[str, Any], prefix: str) -> bool:
+    """Whether a module that computes every token's scale is to be given a calibrated one, which makes it static."""
+    return (
+        module._parameters["input_global_scale"] is None
+        and module.activations is not None
+        and isinstance(state_dict.get(prefix + "input_global_scale"), Tensor)
+    )
+
+
 def _unsound(name: str, value: Tensor) -> str | None:
     """What is wrong with the values of a scale that is to be loaded, or None."""
     if value.is_meta or isinstance(value, FakeTensor) or not value.numel():

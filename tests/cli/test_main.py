@@ -7,6 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+import nvfp4
 from nvfp4.cli import app
 
 
@@ -54,6 +55,10 @@ def test_a_program_of_the_same_name_keeps_its_exception(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0
     assert result.stdout.startswith("caught NVFP4_LOG: ")
+
+
+def test_the_version():
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"nvfp4 {nvfp4.__version__}\n"
 
 
 def test_no_command_shows_the_help():

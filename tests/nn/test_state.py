@@ -351,3 +351,34 @@ def test_a_strided_scale_can_be_assigned_and_cast() -> None:
     before = raw(make("plain")).keys()
     assert module.half().state_dict().keys() == before
     assert torch.equal(module.weight_global_scale, given["weight_global_scale"])
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_calibrated_scale_makes_a_module_static(assign: bool) -> None:
+    linear = nn.Linear(64, 32)
+    static, dynamic = NVFP4Linear.from_linear(linear, input_global_scale=100.0), NVFP4Linear(64, 32)
+    dynamic.load_state_dict(static.state_dict(), assign=assign)
+    x = torch.randn(5, 64)
+    assert dynamic.mode == "static"
+    assert torch.equal(dynamic(x), static(x))
+    assert dynamic.state_dict().keys() == static.state_dict().keys()
+    # Not one for 16-bit activations, and not where anything is refused.
+    weight_only, other = NVFP4Linear(64, 32, activations=None), NVFP4Linear(64, 32)
+    for module, changed in ((weight_only, {}), (other, {"weight_global_scale": torch.full((1,), -1.0)})):
+        with pytest.raises(RuntimeError):
+            module.load_state_dict({**static.state_dict(), **changed})
+        assert module.input_global_scale is None
+
+
+def test_a_calibrated_gated_mlp_loads_into_a_fresh_one() -> None:
+    parts = [
+        NVFP4Linear.from_linear(nn.Linear(i, o), input_global_scale=s)
+        for i, o, s in ((64, 96, 50.0), (64, 96, 50.0), (96, 64, 9.0))
+    ]
+    mlp, fresh = nvfp4.GatedMLP.from_linears(*parts, "silu"), nvfp4.GatedMLP(64, 96, "silu", bias=True)
+    fresh.load_state_dict(mlp.state_dict())
+    assert torch.equal(fresh(torch.ones(3, 64)), mlp(torch.ones(3, 64)))
+    with pytest.raises(RuntimeError, match="input_global_scale"):
+        nvfp4.GatedMLP(64, 96, bias=True).load_state_dict(
+            {k: v for k, v in mlp.state_dict().items() if k != "up_proj.input_global_scale"}
+        )
