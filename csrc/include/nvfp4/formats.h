@@ -17,11 +17,11 @@
 
 namespace nvfp4 {
 
-inline constexpr int kGroupSize = 16;             // values that share one block scale, along K
-inline constexpr float kE2M1Max = 6.0f;           // largest magnitude of a value
-inline constexpr float kE4M3Max = 448.0f;         // largest finite block scale
-inline constexpr float kScaleRange = 2688.0f;     // kE2M1Max * kE4M3Max: global scale = kScaleRange / amax
-inline constexpr float kZeroBlockScale = 0.125f;  // replaces a block scale that rounds to zero
+inline constexpr int kGroupSize = 16;                 // values that share one block scale, along K
+inline constexpr float kE2M1Max = 6.0f;               // largest magnitude of a value
+inline constexpr float kE4M3Max = 448.0f;             // largest finite block scale
+inline constexpr float kScaleRange = 2688.0f;         // kE2M1Max * kE4M3Max: global scale = kScaleRange / amax
+inline constexpr float kZeroBlockScale = 0.125f;      // replaces a block scale that rounds to zero
 inline constexpr uint8_t kZeroBlockScaleCode = 0x20;  // its byte
 inline constexpr uint8_t kE4M3Nan = 0x7F;
 inline constexpr uint8_t kE2M1NanCode = 7;  // e2m1 has no NaN: like PTX cvt.rn.satfinite, NaN becomes +6
