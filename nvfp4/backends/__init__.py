@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from nvfp4 import env
-from nvfp4.backends.absent import TritonBackend
 from nvfp4.backends.base import FUSED_OPS, OPS, Backend, Desc
 from nvfp4.backends.calls import kernel_calls, record, reset_kernel_calls
 from nvfp4.backends.cpu import CpuBackend
 from nvfp4.backends.cuda import CudaBackend
 from nvfp4.backends.reference import ReferenceBackend
+from nvfp4.backends.triton import TritonBackend
 from nvfp4.checks import ACTIVATIONS
 from nvfp4.kinds import check_choice, check_kind
 from nvfp4.layout import LAYOUTS
