@@ -22,7 +22,7 @@ _OLDEST = (3, 5)
 
 _CAPABILITY = (8, 0)
 _SERVED = ("quantize", "dequantize", "quantize_dequantize")
-_BLOCKS = 64  # of sixteen, a program
+_BLOCKS = 128  # of sixteen, a program
 _WARPS = 4
 
 

@@ -19,6 +19,9 @@ __all__ = [
     "scale_at",
 ]
 
+_IS_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+"""Whether Triton's interpreter runs the kernels, whose tl.fma rounds twice."""
+
 
 @triton.jit
 def rounded_to(x, RAW: tl.constexpr):
@@ -52,13 +55,22 @@ def decode_e4m3(code):
 
 
 @triton.jit
+def _code_of_magnitude(a):
+    """float32 >= 0 (no NaN) to an e2m1 code: nearest, ties to even, saturating at 6."""
+    clamped = tl.minimum(a, 6.0)
+    # Adding 2^22 times the power of two below it (at least 1) leaves exactly e2m1's grid in the sum: steps of a half up
+    # to 2, of 1 up to 4, of 2 above. Every binade above the first has two codes more below it.
+    power = tl.maximum(clamped, 1.0).to(tl.int32, bitcast=True) & 0x7F800000
+    magic = power + (22 << 23)
+    steps = (clamped + magic.to(tl.float32, bitcast=True)).to(tl.int32, bitcast=True) - magic
+    return steps + (power >> 22) - 254
+
+
+@triton.jit
 def encode_e2m1(q):
     """float32 to e2m1 (int32): nearest, ties to even, saturating at 6; NaN gives 7."""
-    a = tl.abs(q)
-    code = (a > 0.25).to(tl.int32) + (a >= 0.75).to(tl.int32) + (a > 1.25).to(tl.int32) + (a >= 1.75).to(tl.int32)
-    code += (a > 2.5).to(tl.int32) + (a >= 3.5).to(tl.int32) + (a > 5.0).to(tl.int32)
     negative = (q.to(tl.int32, bitcast=True) >> 28) & 8
-    return tl.where(q != q, 7, code | negative)
+    return tl.where(q != q, 7, _code_of_magnitude(tl.abs(q)) | negative)
 
 
 @triton.jit
@@ -94,10 +106,22 @@ def encode_block(x, global_scale, RAW: tl.constexpr, EXACT_CT: tl.constexpr):
     sound = (global_scale > 0) & (global_scale < float("inf"))
     byte = tl.where(sound, byte, 0x7F)
     step = tl.div_rn(decode_e4m3(byte), global_scale)
-    quotient = tl.div_rn(x, tl.broadcast_to(step[:, None], x.shape))
-    codes = encode_e2m1(quotient)
+    steps = tl.broadcast_to(step[:, None], x.shape)
+    # Numbers only, and quotients that neither overflow nor, unless below the least code, underflow.
+    usual = (bits <= 0x65800000) & (global_scale >= 8.673617379884035e-19) & (global_scale <= 1.152921504606847e18)
     if EXACT_CT:
-        codes = tl.where(quotient == 0, 0, codes)
+        quotient = tl.div_rn(x, steps)
+        codes = tl.where(quotient == 0, 0, encode_e2m1(quotient))
+    elif not _IS_INTERPRETED and tl.min(usual.to(tl.int32), axis=0) == 1:
+        # Markstein's division: one correction, whose rest is exact, from a correctly rounded reciprocal.
+        reciprocal = tl.div_rn(1.0, step)
+        reciprocals = tl.broadcast_to(reciprocal[:, None], x.shape)
+        magnitude = tl.abs(x)
+        near = magnitude * reciprocals
+        quotient = tl.fma(tl.fma(-near, steps, magnitude), reciprocals, near)
+        codes = _code_of_magnitude(quotient) | ((x.to(tl.int32, bitcast=True) >> 28) & 8)
+    else:
+        codes = encode_e2m1(tl.div_rn(x, steps))
     return codes, byte
 
 
