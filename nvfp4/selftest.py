@@ -71,12 +71,18 @@ def _exact_operand(rows: int, k: int, device: str) -> NVFP4Tensor:
     return NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), torch.full((1,), 0.5, device=device), (rows, k))
 
 
+def _compare(got: Tensor, wanted: Tensor, what: str, where: str) -> None:
+    if not torch.equal(got, wanted):
+        raise AssertionError(f"{where}: {int((got != wanted).sum())} of {got.numel()} {what} are wrong")
+
+
 def _served(desc: Desc, backend: str) -> None:
+    """Skip what this backend does not serve, whether another comes before it or not."""
     explanation = backends.explain(desc)
-    if explanation.choice == backend:
-        return
     answers = {answer.backend: answer for answer in explanation.answers}
-    if answers[backend].supported and explanation.forced:
+    if answers[backend].supported and not (explanation.forced and explanation.choice != backend):
+        return
+    if answers[backend].supported:
         raise _Skipped("NVFP4_BACKEND (or force()) forces another backend; unset it to run this")
     raise _Skipped(answers[backend].reason)
 
@@ -112,9 +118,7 @@ def _dequantize(device: str, backend: str, layouts: tuple[str, ...]) -> str:
                 held = functional.to_layout(t, layout)
             with backends.force(backend):
                 got = held.dequantize(dtype)
-            if not torch.equal(got, wanted):
-                wrong = int((got != wanted).sum())
-                raise AssertionError(f"{dtype}, {layout}: {wrong} of {got.numel()} values are wrong")
+            _compare(got, wanted, "values", f"{dtype}, {layout}")
             count += got.numel()
     return f"{count} numbers"
 
@@ -172,9 +176,7 @@ def _products(device: str, backend: str) -> str:
         with backends.force(backend):
             for repeat in range(20):
                 got = functional.matmul(a, b, out_dtype=torch.float32)
-                if not torch.equal(got, wanted):
-                    wrong = int((got != wanted).sum())
-                    raise AssertionError(f"{m} x {n} x {k}, repeat {repeat}: {wrong} of {got.numel()} sums are wrong")
+                _compare(got, wanted, "sums", f"{m} x {n} x {k}, repeat {repeat}")
     return f"{len(sizes)} sizes, 20 times each"
 
 
@@ -187,9 +189,7 @@ def _weight_only(device: str, backend: str) -> str:
         wanted = reference.linear(x, weight)
         with backends.force(backend):
             got = functional.linear(x, weight, activations=None)
-        if not torch.equal(got, wanted):
-            wrong = int((got != wanted).sum())
-            raise AssertionError(f"{dtype}, {m} x {n} x {k}: {wrong} of {got.numel()} sums are wrong")
+        _compare(got, wanted, "sums", f"{dtype}, {m} x {n} x {k}")
     return f"{len(sizes)} sizes, in {len(FLOATS)} dtypes"
 
 
@@ -231,12 +231,8 @@ def _gated_mlp(device: str, backend: str) -> str:
             got = fused_ops.gated_mlp(x, weights, given, given_down, activation, "row")
         with backends.force("reference"):
             wanted = fused_ops.gated_mlp(x, weights, given, given_down, activation, "row")
-        if not torch.equal(got, wanted):
-            wrong = int((got != wanted).sum())
-            how = "given scales" if static else "a scale a token"
-            raise AssertionError(
-                f"{dtype}, {m} tokens, {activation}, {how}: {wrong} of {got.numel()} outputs are wrong"
-            )
+        how = "given scales" if static else "a scale a token"
+        _compare(got, wanted, "outputs", f"{dtype}, {m} tokens, {activation}, {how}")
     return f"{len(calls)} calls"
 
 
@@ -290,9 +286,7 @@ def _every_kernel() -> str:
             with backends.force("cuda"), sm120.force_plan(plan):
                 for repeat in range(5):
                     got = functional.matmul(a, b, out_dtype=torch.float32)
-                    if not torch.equal(got, wanted):
-                        wrong = int((got != wanted).sum())
-                        raise AssertionError(f"{plan}, repeat {repeat}: {wrong} of {got.numel()} sums are wrong")
+                    _compare(got, wanted, "sums", f"{plan}, repeat {repeat}")
             names.add(plan.name)
             plans += 1
     missing = set(sm120.kernel_names()) - names
@@ -311,6 +305,8 @@ CHECKS: dict[str, Callable[[], str]] = {
     "GPU: quantise against the reference": lambda: _quantize("cuda", "cuda"),
     "GPU: dequantise against the reference": lambda: _dequantize("cuda", "cuda", ("plain", "128x4", "n128k128")),
     "GPU: fused quantise against the reference": lambda: _fused("cuda", "cuda"),
+    "Triton: quantise against the reference": lambda: _quantize("cuda", "triton"),
+    "Triton: dequantise against the reference": lambda: _dequantize("cuda", "triton", ("plain", "128x4")),
     "SM120: the FP4 instruction against its published model": _instruction,
     "SM120: products against the reference": lambda: _products("cuda", "cuda"),
     "SM120: every kernel against the reference": _every_kernel,

@@ -48,13 +48,20 @@ def quantized(rows: int, k: int, **kwargs: object) -> NVFP4Tensor:
 
 
 def uneven(
-    rows: int, cols: int, dtype: torch.dtype, seed: int = 0, *, powers: int = 3, outliers: float = 100.0
+    rows: int,
+    cols: int,
+    dtype: torch.dtype,
+    seed: int = 0,
+    *,
+    powers: int = 3,
+    outliers: float = 100.0,
+    device: str = "cuda",
 ) -> Tensor:
-    """Rows on the GPU of very different size (10^-powers and up), with zeros and, in the first block, outliers."""
-    random = torch.Generator("cuda").manual_seed(seed)
-    x = torch.randn(rows, cols, generator=random, device="cuda")
-    x *= 10.0 ** torch.randint(-powers, powers, (rows, 1), generator=random, device="cuda")
-    x[torch.rand(rows, cols, generator=random, device="cuda") < 0.05] = 0.0
+    """Rows of very different size (10^-powers and up), with zeros and, in the first block, outliers."""
+    random = torch.Generator(device).manual_seed(seed)
+    x = torch.randn(rows, cols, generator=random, device=device)
+    x *= 10.0 ** torch.randint(-powers, powers, (rows, 1), generator=random, device=device)
+    x[torch.rand(rows, cols, generator=random, device=device) < 0.05] = 0.0
     x[:, :16] *= outliers
     return x.to(dtype)
 

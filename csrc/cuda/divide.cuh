@@ -40,7 +40,7 @@ __device__ __forceinline__ float reciprocal_in_range(float b) {
 __device__ __forceinline__ float divide_any(float x, float b) {
   const uint32_t size_x = __float_as_uint(x) & 0x7FFFFFFFu, size_b = __float_as_uint(b) & 0x7FFFFFFFu;
   if (size_x >= 0x7F800000u || size_b >= 0x7F800000u || size_b == 0) {
-    return x * ptx::reciprocal_approximate_of_any(b);  // else only its sign matters
+    return x * ptx::reciprocal_approximate_of_any(b);  // of a number beside a NaN or an infinity only the sign matters
   }
   // The residual below is a zero of its own sign.
   if (size_x == 0) return __uint_as_float(__float_as_uint(x) ^ (__float_as_uint(b) & 0x80000000u));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,16 @@ from nvfp4.backends.gated import unfused
 from nvfp4.checks import FLOATS
 from nvfp4.gated import GatedWeights
 
-__all__ = ["FUSED_OPS", "NEGATIVE_SCALE", "OPS", "Backend", "Desc", "check_positive", "refused_by_contract"]
+__all__ = [
+    "FUSED_OPS",
+    "NEGATIVE_SCALE",
+    "OPS",
+    "Backend",
+    "Desc",
+    "check_positive",
+    "refused_by_contract",
+    "refused_off_gpu",
+]
 
 NEGATIVE_SCALE = "to_tiles: got a block scale with its sign bit set, wanted scales >= 0; the bytes are damaged"
 
@@ -64,6 +74,14 @@ def refused_by_contract(desc: Desc) -> str:
     if desc.op in ("rms_norm_quantize", "gated_quantize") and desc.activations == "tensor":
         return "values that are never in memory have no global scale computed per tensor"
     return ""
+
+
+def refused_off_gpu(desc: Desc, refusal: Callable[[], str]) -> str:
+    """Why kernels for the GPU serve no problem of this kind, or an empty string; `refusal` says it of the machine."""
+    if desc.device != "cuda":
+        # Said first: asking torch for its GPUs would initialise CUDA in a process that only uses the CPU.
+        return f"tensors are on {desc.device}, the kernels need the GPU"
+    return refusal() or refused_by_contract(desc)
 
 
 def check_positive(what: str, *global_scales: Tensor | None) -> None:

@@ -25,7 +25,7 @@ from nvfp4.backends.arguments import (
     mode_of,
     quantized_outputs,
 )
-from nvfp4.backends.base import NEGATIVE_SCALE, Backend, Desc, refused_by_contract
+from nvfp4.backends.base import NEGATIVE_SCALE, Backend, Desc, refused_off_gpu
 from nvfp4.backends.calls import record
 from nvfp4.backends.gated import unfused
 from nvfp4.formats import GROUP_SIZE
@@ -82,10 +82,7 @@ class CudaBackend(Backend):
 
     def supports(self, desc: Desc) -> tuple[bool, str]:
         """Quantising, dequantising and the scales' layouts; on SM120 also products of quantised activations."""
-        if desc.device != "cuda":
-            # Said first: asking torch for its GPUs would initialise CUDA in a process that only uses the CPU.
-            return False, f"tensors are on {desc.device}, the kernels need the GPU"
-        refusal = _refusal() or refused_by_contract(desc)
+        refusal = refused_off_gpu(desc, _refusal)
         if refusal:
             return False, refusal
         if desc.layout == "n16k64":

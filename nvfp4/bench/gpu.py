@@ -14,18 +14,16 @@ from torch.nn import functional as F
 
 from nvfp4 import functional
 from nvfp4.backends import Desc, explain, sm120
-from nvfp4.bench.operands import cold_bytes, copies
+from nvfp4.bench.operands import cold_copies
 from nvfp4.bench.report import number
 from nvfp4.bench.timing import successive
+from nvfp4.bench.tuning import SHAPES
 from nvfp4.tensor import NVFP4Tensor
 
-__all__ = ["ROWS", "SHAPES", "TOKENS", "Timed", "refusal", "render", "run"]
+__all__ = ["ROWS", "TOKENS", "Timed", "refusal", "render", "run"]
 
 ROWS, COLUMNS = 4096, 5376
 """Of what is quantised: 44 MB in bfloat16."""
-
-SHAPES = {"gate_up": (43008, 5376), "down": (5376, 21504)}
-"""(N, K) of Gemma-4-31B's MLP."""
 
 TOKENS = (1, 16, 256, 2048)
 
@@ -63,17 +61,11 @@ def _rotating(call: Callable[[Tensor], object], operands: list[Tensor]) -> float
     return successive([partial(call, operand) for operand in operands])
 
 
-def _cold(made: Tensor) -> list[Tensor]:
-    """As many copies as it takes to leave none in the L2 cache."""
-    cold = cold_bytes(torch.cuda.get_device_properties(made.device).L2_cache_size)
-    return [made, *(made.clone() for _ in range(copies(made.nbytes, cold) - 1))]
-
-
 def _quantisers() -> Iterator[Timed]:
-    inputs = _cold(torch.randn(ROWS, COLUMNS, device="cuda", dtype=torch.bfloat16))
+    inputs = cold_copies(torch.randn(ROWS, COLUMNS, device="cuda", dtype=torch.bfloat16))
     moved = int(inputs[0].nbytes * (1 + 0.5625 / 2) / 2)  # a copy reads as many bytes as it writes
     target = torch.empty(moved, dtype=torch.uint8, device="cuda")
-    copied = _rotating(target.copy_, _cold(torch.zeros(moved, dtype=torch.uint8, device="cuda")))
+    copied = _rotating(target.copy_, cold_copies(torch.zeros(moved, dtype=torch.uint8, device="cuda")))
     given = torch.full((1,), 500.0, device="cuda")
     ways: dict[str, Callable[[Tensor], object]] = {
         "static": lambda x: functional.quantize(x, given),
@@ -85,11 +77,11 @@ def _quantisers() -> Iterator[Timed]:
 
 
 def _products() -> Iterator[Timed]:
-    for name, (n, k) in SHAPES.items():
+    for name, (n, k) in zip(("gate_up", "down"), SHAPES, strict=True):
         plain = functional.quantize(torch.randn(n, k, device="cuda", dtype=torch.bfloat16))
         tiled = functional.to_layout(plain, "n128k128")
-        weights = [replace(tiled, packed=packed) for packed in _cold(tiled.packed)]
-        dense = _cold(torch.randn(n, k, device="cuda", dtype=torch.bfloat16))
+        weights = [replace(tiled, packed=packed) for packed in cold_copies(tiled.packed)]
+        dense = cold_copies(torch.randn(n, k, device="cuda", dtype=torch.bfloat16))
         for m in TOKENS:
             x = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
 

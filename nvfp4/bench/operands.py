@@ -17,7 +17,7 @@ from nvfp4.formats import E2M1_VALUES, GROUP_SIZE
 from nvfp4.functional import to_layout
 from nvfp4.tensor import NVFP4Tensor
 
-__all__ = ["INT4_GROUP", "LinearOperands", "Peers", "RowOperands", "cold_bytes", "copies", "takes_int4"]
+__all__ = ["INT4_GROUP", "LinearOperands", "Peers", "RowOperands", "cold_bytes", "cold_copies", "copies", "takes_int4"]
 
 INT4_GROUP = 32
 """Group size of torch's int4 weights: its smallest, the nearest to 16."""
@@ -36,6 +36,12 @@ def cold_bytes(llc_bytes: int) -> int:
 def copies(nbytes: int, cold: int) -> int:
     """Copies of an operand so that a rotation over them exceeds `cold` bytes."""
     return cold // max(nbytes, 1) + 1
+
+
+def cold_copies(made: Tensor) -> list[Tensor]:
+    """A tensor on a GPU as often as it takes to leave no part of it in the L2 cache."""
+    cold = cold_bytes(torch.cuda.get_device_properties(made.device).L2_cache_size)
+    return [made, *(made.clone() for _ in range(copies(made.nbytes, cold) - 1))]
 
 
 def _scales(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from nvfp4 import _C, functional
 from nvfp4.backends import Desc, explain, sm120, sm120_tuning
 from nvfp4.backends.arguments import DTYPE_CODES
-from nvfp4.bench.operands import cold_bytes, copies
+from nvfp4.bench.operands import cold_copies
 from nvfp4.bench.report import number
 from nvfp4.bench.timing import Budget, Samples, by_events, interleave, replayed
 from nvfp4.tensor import NVFP4Tensor
@@ -82,12 +82,10 @@ def _random(shape: tuple[int, ...], choice: tuple[int, ...] | None = None) -> Te
 
 
 def _weights(n: int, k: int) -> list[Tensor]:
-    """One weight in units, as often as it takes to leave no part of it in the L2 cache."""
+    """One weight in units, cold."""
     scale = _random((n, k // 16), (_ONE, _TWO)).view(torch.float8_e4m3fn)
     plain = NVFP4Tensor(_random((n, k // 2)), scale, torch.ones(1, device="cuda"), (n, k))
-    units = functional.to_layout(plain, "n128k128").packed
-    cold = cold_bytes(torch.cuda.get_device_properties(units.device).L2_cache_size)
-    return [units, *(units.clone() for _ in range(copies(units.nbytes, cold) - 1))]
+    return cold_copies(functional.to_layout(plain, "n128k128").packed)
 
 
 class _Product:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import nvfp4
-from helpers import uneven
+from helpers import assert_same, uneven
 from nvfp4 import NVFP4Tensor, backends, layout, reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -33,22 +33,18 @@ pytestmark = [
 ]
 
 
-def values(rows: int, k: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """Rows of very different size, with zeros, NaN and infinities."""
-    torch.manual_seed(seed)
-    x = torch.randn(rows, k, device=DEVICE) * 10.0 ** torch.randint(-4, 5, (rows, 1), device=DEVICE)
-    x[:, ::7] = 0.0
+def values(rows: int, k: int, dtype: torch.dtype) -> Tensor:
+    """Rows of very different size, with zeros of either sign, NaN and infinities."""
+    x = uneven(rows, k, dtype, device=DEVICE)
     x[:, 1::11] *= -0.0
     if rows > 2:
         x[0, 3], x[1, 5], x[2, 15] = float("nan"), float("inf"), -float("inf")
-    return x.to(dtype)
+    return x
 
 
 def assert_equal(got: tuple[Tensor, Tensor, Tensor], wanted: NVFP4Tensor) -> None:
     packed, scale, global_scale = got
-    assert torch.equal(packed, wanted.packed)
-    assert torch.equal(scale.view(torch.uint8), wanted.scale.view(torch.uint8))
-    assert torch.equal(global_scale, wanted.global_scale)
+    assert_same(NVFP4Tensor(packed, scale.view(torch.float8_e4m3fn), global_scale, wanted.shape), wanted)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from nvfp4.bench import gpu
+from nvfp4.bench import gpu, tuning
 
 needs_gpu = pytest.mark.skipif(bool(gpu.refusal()), reason="no GPU that the CUDA part serves")
 
@@ -31,6 +31,6 @@ def test_without_a_gpu_nothing_is_timed() -> None:
 def test_on_a_gpu_everything_that_is_served_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "ROWS", 64)
     timed = gpu.run()
-    products = 0 if gpu.refusal("linear", "n128k128") else len(gpu.SHAPES) * len(gpu.TOKENS)
+    products = 0 if gpu.refusal("linear", "n128k128") else len(tuning.SHAPES) * len(gpu.TOKENS)
     assert len(timed) == 3 + products
     assert all(row.us > 0 and row.beside_us > 0 for row in timed)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nvfp4.backends.arguments import COMPUTE_ROW, COMPUTE_TENSOR, as_rows, quantized_outputs
-from nvfp4.backends.base import Backend, Desc, refused_by_contract
+from nvfp4.backends.base import Backend, Desc, refused_off_gpu
 from nvfp4.backends.calls import record
 from nvfp4.formats import GROUP_SIZE
 
@@ -51,9 +51,7 @@ class TritonBackend(Backend):
 
     def supports(self, desc: Desc) -> tuple[bool, str]:
         """Quantising and dequantising on NVIDIA GPUs since Ampere."""
-        if desc.device != "cuda":
-            return False, f"tensors are on {desc.device}, the kernels need the GPU"
-        refusal = _refusal() or refused_by_contract(desc)
+        refusal = refused_off_gpu(desc, _refusal)
         if refusal:
             return False, refusal
         if desc.op not in _SERVED:
