@@ -127,7 +127,12 @@ def test_the_report_counts() -> None:
     assert result.stdout.startswith("nvfp4 ")
 
 
-@pytest.mark.parametrize("forced", ["reference", "triton"])
+SERVES_A_GPU = backends.BACKENDS["triton"].supports(backends.Desc("quantize", "cuda"))[0]
+TRITON = pytest.mark.skipif(not SERVES_A_GPU, reason="Triton serves no GPU here")
+NO_TRITON = pytest.mark.skipif(SERVES_A_GPU, reason="Triton serves the GPU here, so its checks run")
+
+
+@pytest.mark.parametrize("forced", ["reference", pytest.param("triton", marks=NO_TRITON)])
 def test_where_nothing_can_run_it_is_no_success(forced: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Of the instruction no backend is asked.
     monkeypatch.delitem(selftest.CHECKS, "SM120: the FP4 instruction against its published model")
@@ -139,12 +144,13 @@ def test_where_nothing_can_run_it_is_no_success(forced: str, monkeypatch: pytest
     assert "0 passed, 0 failed" in result.stdout
 
 
-def test_a_forced_backend_runs_its_own_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NVFP4_BACKEND", "cpu")
-    with backends.force("cpu"):
+@pytest.mark.parametrize("forced", ["cpu", pytest.param("triton", marks=TRITON)])
+def test_a_forced_backend_runs_its_own_checks(forced: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVFP4_BACKEND", forced)
+    with backends.force(forced):
         result = CliRunner().invoke(app, ["selftest"])
     assert result.exit_code == 0
-    assert "NVFP4_BACKEND=cpu" in result.stdout.splitlines()[0]
+    assert f"NVFP4_BACKEND={forced}" in result.stdout.splitlines()[0]
 
 
 def test_the_help_says_what_the_exit_codes_mean() -> None:
