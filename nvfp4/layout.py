@@ -7,6 +7,9 @@
   the CPU kernels (`csrc/include/nvfp4/layout.h` says why).
 - ``n128k128``: the same in units of 128 rows by 128 columns, 9,216 bytes, in the order in which the lanes of a warp
   hold the operand of SM120's block-scaled MMA.
+- ``n64k256``: the same in units of 64 rows by 256 columns, 9,216 bytes, in the order in which the lanes of four warps
+  hold a 16-bit MMA's operand; the bits of four codes are laid so that few instructions make 16-bit numbers of them, and
+  scales are coded as the upper half of a float16. The operand of Triton's kernels.
 """
 
 from __future__ import annotations
@@ -35,9 +38,9 @@ __all__ = [
     "unswizzle_scales",
 ]
 
-Layout = Literal["plain", "128x4", "n16k64", "n128k128"]
+Layout = Literal["plain", "128x4", "n16k64", "n128k128", "n64k256"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
-TILED_LAYOUTS = ("n16k64", "n128k128")
+TILED_LAYOUTS = ("n16k64", "n128k128", "n64k256")
 """Layouts of matrices [N, K] whose codes and scales are one tensor."""
 
 TILE_ROWS, TILE_COLS = 16, 64
@@ -94,13 +97,53 @@ def unswizzle_scales(swizzled: Tensor, rows: int, groups: int) -> Tensor:
 _UNIT = 128
 _HALF_UNIT_CODE_BYTES = _UNIT * 64 // 2
 _UNIT_BYTES = 2 * (_HALF_UNIT_CODE_BYTES + _UNIT * 4)
-_TILES = {"n16k64": (TILE_ROWS, TILE_COLS, TILE_BYTES), "n128k128": (_UNIT, _UNIT, _UNIT_BYTES)}
+_FRAGMENT_ROWS, _FRAGMENT_COLS = 64, 256
+_FRAGMENT_CODE_BYTES = _FRAGMENT_ROWS * _FRAGMENT_COLS // 2
+_FRAGMENT_BYTES = _FRAGMENT_CODE_BYTES + _FRAGMENT_ROWS * _FRAGMENT_COLS // GROUP_SIZE
+_TILES = {
+    "n16k64": (TILE_ROWS, TILE_COLS, TILE_BYTES),
+    "n128k128": (_UNIT, _UNIT, _UNIT_BYTES),
+    "n64k256": (_FRAGMENT_ROWS, _FRAGMENT_COLS, _FRAGMENT_BYTES),
+}
 
 
 def tiles_shape(n: int, k: int, layout: str = "n16k64") -> tuple[int, int, int]:
     """Shape of the tiles of an [n, k] weight: (panels, tiles along K, bytes)."""
     rows, cols, size = _TILES[layout]
     return -(-n // rows), -(-k // cols), size
+
+
+_CODE_BITS = ((6, 7, 8, 15), (3, 4, 5, 12), (0, 1, 2, 9), (13, 10, 11, 14))
+"""Of each of four codes, the places of its bits in a 16-bit word. The first three lie as in a bfloat16 that was shifted
+right by 0, 3 and 6; what is left takes the fourth (after Triton's own layout for Hopper)."""
+
+
+def _interleave(codes: Tensor) -> Tensor:
+    """Codes uint8 [..., 4] as 16-bit words, uint8 [..., 2]."""
+    word = torch.zeros(codes.shape[:-1], dtype=torch.int16, device=codes.device)
+    for index, places in enumerate(_CODE_BITS):
+        code = codes[..., index].to(torch.int16)
+        for bit, place in enumerate(places):
+            word |= ((code >> bit) & 1) << place
+    return word.unsqueeze(-1).view(torch.uint8)
+
+
+def _deinterleave(words: Tensor) -> Tensor:
+    """The inverse of `_interleave`."""
+    word = words.contiguous().view(torch.int16).squeeze(-1)
+    codes = torch.zeros((*word.shape, 4), dtype=torch.uint8, device=words.device)
+    for index, places in enumerate(_CODE_BITS):
+        for bit, place in enumerate(places):
+            codes[..., index] |= (((word >> place) & 1) << bit).to(torch.uint8)
+    return codes
+
+
+def _halves(device: torch.device) -> Tensor:
+    """Of every e4m3 scale byte that is no negative number, bits 7 to 14 of the float16 of 2^7 times its value."""
+    scales = torch.arange(128, dtype=torch.uint8, device=device).view(torch.float8_e4m3fn)
+    coded = (scales.float() * 128).half().view(torch.int16) >> 7
+    coded[0x7F] = 0xFF
+    return coded.to(torch.uint8)
 
 
 def to_tiles(packed: Tensor, scale: Tensor, layout: str = "n16k64") -> Tensor:
@@ -126,6 +169,15 @@ def to_tiles(packed: Tensor, scale: Tensor, layout: str = "n16k64") -> Tensor:
         scales = scales.view(panels, rows, steps, _TILE_GROUPS).permute(0, 2, 3, 1)
         code_bytes = pack(codes).reshape(panels, steps, _TILE_CODE_BYTES)
         return torch.cat((code_bytes, scales.reshape(panels, steps, size - _TILE_CODE_BYTES)), dim=-1)
+    if layout == "n64k256":
+        # panel, warp, upper, row, unit, step, group, half, pair, code -> panel, unit, step, warp, (lane) row, group,
+        # (16 bytes) half, upper, pair, code
+        codes = codes.view(panels, 4, 2, 8, steps, 4, 4, 2, 2, 4).permute(0, 4, 5, 1, 3, 6, 7, 2, 8, 9)
+        coded = _halves(scale.device)[(scales & 0x7F).int()]
+        # panel, warp, upper, row, unit, step, group -> panel, unit, warp, (lane) row, group, step, upper
+        coded = coded.view(panels, 4, 2, 8, steps, 4, 4).permute(0, 4, 1, 3, 6, 5, 2)
+        code_bytes = _interleave(codes).reshape(panels, steps, _FRAGMENT_CODE_BYTES)
+        return torch.cat((code_bytes, coded.reshape(panels, steps, size - _FRAGMENT_CODE_BYTES)), dim=-1)
     # panel, sixteen, half, group, unit, step, upper, thread, code -> panel, unit, step, sixteen, (lane) group, thread,
     # (word) upper, half, code
     codes = codes.view(panels, 8, 2, 8, steps, 2, 2, 4, 8).permute(0, 4, 5, 1, 3, 7, 6, 2, 8)
@@ -144,6 +196,13 @@ def from_tiles(tiles: Tensor, n: int, k: int, layout: str = "n16k64") -> tuple[T
         codes = unpack(tiles[..., :_TILE_CODE_BYTES]).view(panels, steps, _TILE_GROUPS, 2, TILE_ROWS, 4, 2)
         codes = codes.permute(0, 4, 1, 2, 3, 6, 5)
         scales = tiles[..., _TILE_CODE_BYTES:].reshape(panels, steps, _TILE_GROUPS, TILE_ROWS).permute(0, 3, 1, 2)
+    elif layout == "n64k256":
+        words = tiles[..., :_FRAGMENT_CODE_BYTES].reshape(panels, steps, 4, 4, 8, 4, 2, 2, 2, 2)
+        codes = _deinterleave(words).permute(0, 3, 7, 4, 1, 2, 5, 6, 8, 9)
+        plain = torch.zeros(256, dtype=torch.uint8, device=tiles.device)
+        plain[_halves(tiles.device).int()] = torch.arange(128, dtype=torch.uint8, device=tiles.device)
+        coded = tiles[..., _FRAGMENT_CODE_BYTES:].reshape(panels, steps, 4, 8, 4, 4, 2).permute(0, 2, 6, 3, 1, 5, 4)
+        scales = plain[coded.int()]
     else:
         halves = tiles.reshape(panels, steps, 2, _UNIT_BYTES // 2)
         codes = unpack(halves[..., :_HALF_UNIT_CODE_BYTES]).view(panels, steps, 2, 8, 8, 4, 2, 2, 8)

@@ -94,6 +94,27 @@ def test_units_follow_their_formula() -> None:
             )
 
 
+def test_fragments_follow_their_formula() -> None:
+    """As `docs/format.md` says it."""
+    n, k = 72, 272
+    codes = torch.randint(0, 16, (n, k), dtype=torch.uint8)
+    scale = torch.randint(0, 128, (n, k // 16), dtype=torch.uint8)
+    tiles = torch.ops.nvfp4.to_tiles.default(layout.pack(codes), scale, "n64k256")
+    places = ((6, 7, 8, 15), (3, 4, 5, 12), (0, 1, 2, 9), (13, 10, 11, 14))
+    for row in range(0, n, 3):
+        for col in range(k):
+            unit = tiles[row // 64, col // 256]
+            step, group, half, pair = col % 256 // 64, col % 64 // 16, col % 16 // 8, col % 8 // 4
+            warp, upper, inside = row % 64 // 16, row % 16 // 8, row % 8
+            word = (((step * 4 + warp) * 8 + inside) * 4 + group) * 8 + half * 4 + upper * 2 + pair
+            bits = int(unit[2 * word]) | int(unit[2 * word + 1]) << 8
+            assert sum((bits >> place & 1) << i for i, place in enumerate(places[col % 4])) == codes[row, col]
+            coded = int(unit[8192 + ((warp * 8 + inside) * 4 + group) * 8 + step * 2 + upper])
+            value = torch.tensor([coded << 7], dtype=torch.int16).view(torch.float16).float() / 128
+            wanted = scale[row, col // 16].view(torch.float8_e4m3fn).float()
+            assert torch.equal(value.nan_to_num(-1), wanted.reshape(1).nan_to_num(-1))
+
+
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_tiles_refuse_negative_scales(name: str) -> None:
     packed, scale = torch.zeros(16, 8, dtype=torch.uint8), torch.full((16, 1), 0x38, dtype=torch.uint8)

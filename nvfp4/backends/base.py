@@ -103,8 +103,11 @@ class Backend(ABC):
         """Whether this backend serves the problem, and the reason: the kernel that would run, or what is missing."""
 
     @abstractmethod
-    def weight_layout(self) -> str:
-        """The layout a weight should be prepared in for `linear`; ``plain`` when no other is faster."""
+    def weight_layout(self, activations: str = "row") -> str:
+        """The layout a weight should be prepared in for `linear`; ``plain`` when no other is faster.
+
+        `activations` is that of a `Desc`.
+        """
 
     @abstractmethod
     def quantize(

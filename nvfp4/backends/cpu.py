@@ -67,8 +67,8 @@ class CpuBackend(Backend):
         refusal = refused_by_contract(desc)
         if refusal:
             return False, refusal
-        if desc.op == "tiles" and desc.layout == "n128k128":
-            return False, "n128k128 is the layout of SM120's kernels"
+        if desc.op == "tiles" and desc.layout in ("n128k128", "n64k256"):
+            return False, f"{desc.layout} is the layout of another backend's kernels"
         note = ""
         if desc.op in ("linear", "matmul", "gated_mlp") and desc.layout != "n16k64":
             note = f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"
@@ -79,7 +79,7 @@ class CpuBackend(Backend):
         between = ", torch applies the activation between two products" if desc.op == "gated_mlp" else ""
         return True, f"C++ {self.isa} kernels{between}{note}"
 
-    def weight_layout(self) -> str:
+    def weight_layout(self, activations: str = "row") -> str:
         """The kernels' own tiles."""
         return "n16k64"
 
@@ -190,7 +190,7 @@ class CpuBackend(Backend):
             return packed
         if layout == "128x4":
             scale = self.unswizzle_scales(scale, n, packed.shape[1] * 2 // GROUP_SIZE)
-        elif layout == "n128k128":
+        elif layout in layouts.TILED_LAYOUTS:
             packed, scale = self._plain(packed, n, scale.shape[1] * GROUP_SIZE, layout)
         return self.to_tiles(packed, scale, "n16k64")
 

@@ -85,8 +85,8 @@ class CudaBackend(Backend):
         refusal = refused_off_gpu(desc, _refusal)
         if refusal:
             return False, refusal
-        if desc.layout == "n16k64":
-            return False, "n16k64 is the layout of the CPU's kernels"
+        if desc.layout in ("n16k64", "n64k256"):
+            return False, f"{desc.layout} is the layout of another backend's kernels"
         if desc.op == "dequantize" and desc.layout == "n128k128":
             return True, "CUDA kernels; the units become plain bytes first"
         if desc.op not in ("linear", "matmul", "gated_mlp", "tiles"):
@@ -117,7 +117,7 @@ class CudaBackend(Backend):
             answer += f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"
         return True, answer
 
-    def weight_layout(self) -> str:
+    def weight_layout(self, activations: str = "row") -> str:
         """Units where the products run."""
         return "plain" if _refusal() or sm120.gemm_refusal() else "n128k128"
 

@@ -30,7 +30,7 @@ class ReferenceBackend(Backend):
             return False, refusal
         return True, f"plain torch, {desc.op} by its definition (slow)"
 
-    def weight_layout(self) -> str:
+    def weight_layout(self, activations: str = "row") -> str:
         """The plain layout: the definition reads it directly."""
         return "plain"
 

@@ -21,11 +21,11 @@ _Module = TypeVar("_Module", bound=nn.Module)
 def _layout_for(module: NVFP4Linear, backend: str | None) -> str:
     desc = Desc("linear", module.device.type, module.dtype, "plain", module.mode)
     if backend is None:
-        return select(*desc).weight_layout()
+        return select(*desc).weight_layout(module.mode)
     supported, reason = BACKENDS[backend].supports(desc)
     if not supported:
         raise ValueError(f"the backend {backend!r} does not serve {desc}: {reason}")
-    return BACKENDS[backend].weight_layout()
+    return BACKENDS[backend].weight_layout(module.mode)
 
 
 def _check(name: str, module: NVFP4Linear, backend: str | None) -> str:

@@ -1,12 +1,6 @@
-"""Triton's kernels against the definition, bit for bit: on a GPU as they are, elsewhere by Triton's interpreter.
-
-The interpreter has to be asked for before anything imports Triton, so without a GPU these tests run in a process of
-their own (`test_triton_interpreted.py`).
-"""
+"""Triton's quantise and dequantise against the definition, bit for bit."""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 import torch
@@ -15,8 +9,9 @@ from torch import Tensor
 import nvfp4
 from helpers import assert_same, uneven
 from nvfp4 import NVFP4Tensor, backends, layout, reference
+from triton_interpreter import DEVICE, MARKS, numbers_as_bounds
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+__all__ = ["numbers_as_bounds"]
 
 TRITON = backends.BACKENDS["triton"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -24,13 +19,7 @@ SHAPES = [(1, 16), (2, 48), (3, 640), (7, 2048), (129, 80)]
 if DEVICE == "cuda":
     SHAPES += [(300, 5376), (5, 21504), (2, 40960), (8192, 5376)]
 
-pytestmark = [
-    pytest.mark.skipif(
-        DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1",
-        reason="no GPU; test_triton_interpreted.py runs this by Triton's interpreter",
-    ),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # the interpreter's numpy divides by zero aloud
-]
+pytestmark = MARKS
 
 
 def values(rows: int, k: int, dtype: torch.dtype) -> Tensor:

@@ -1,8 +1,7 @@
-"""Triton's kernels compiled ahead of time for GPUs that are not here: into code, with IEEE divisions alone."""
+"""Triton's kernels compiled ahead of time for GPUs that are not here: what they multiply with, and what they do not."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -10,58 +9,169 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+import triton.language as tl
 
-from nvfp4.backends.triton import kernels
+from nvfp4.backends.triton import dense, dequantize, fused, gemm, plan, quantize, tiles, tokens
+from nvfp4.backends.triton.plan import Gpu
+from triton_aot import CAPABILITIES, compiled, instructions
 
 pytestmark = pytest.mark.skipif(
     bool(triton.knobs.runtime.interpret), reason="TRITON_INTERPRET=1: kernels are interpreted, not compiled"
 )
 
-CAPABILITIES = {80: "sm_80", 86: "sm_86", 89: "sm_89", 90: "sm_90a", 100: "sm_100a", 120: "sm_120a", 121: "sm_121a"}
+SHARED_KIB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99, 121: 99}
 BYTES = {"packed": "*u8", "scale": "*u8", "global_scale": "*fp32"}
 SIZES = {"rows": "i32", "groups": "i32"}
-CASES: list[tuple[str, dict[str, str], dict[str, Any]]] = [
+ALPHA = {"weight_scale": "*fp32", "up_scale": "*fp32", "alpha": "*fp32"}
+QUANTIZE: list[tuple[str, dict[str, str], dict[str, Any]]] = [
     *(
         (
             "quantize_blocks",
             {"x": dtype, **BYTES, **SIZES, "stride": "i32"},
-            {"PER_ROW": per_row, "SWIZZLED": per_row, "EXACT_CT": not per_row, "B": 64},
+            {"PER_ROW": per_row, "SWIZZLED": per_row, "EXACT_CT": not per_row, "LONG": per_row, "B": 64},
         )
         for dtype in ("*fp32", "*fp16", "*bf16")
         for per_row in (False, True)
     ),
     ("quantize_rows", {"x": "*bf16", **BYTES, "stride": "i32"}, {"GROUPS": 336, "SWIZZLED": False, "B": 64}),
-    ("tensor_amax", {"x": "*fp16", "amax": "*i32", **SIZES, "stride": "i32"}, {"B": 64}),
-    *(
-        (
-            "dequantize_blocks",
-            {**BYTES, "out": dtype, **SIZES},
-            {"PER_ROW": True, "SWIZZLED": True, "B": 64},
-        )
-        for dtype in ("*fp32", "*fp16", "*bf16")
-    ),
+    ("_tensor_amax", {"x": "*fp16", "amax": "*i32", **SIZES, "stride": "i32"}, {"LONG": True, "B": 64}),
 ]
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize(("name", "arguments", "constants"), CASES, ids=lambda value: str(value)[:40])
-def test_it_compiles(name: str, arguments: dict[str, str], constants: dict[str, Any], capability: int) -> None:
-    names = [*arguments, *constants]
-    source = ASTSource(
-        getattr(kernels, name),
-        {**arguments, **dict.fromkeys(constants, "constexpr")},
-        constexprs={(names.index(constant),): value for constant, value in constants.items()},
-    )
-    options = {"num_warps": 4, "enable_fp_fusion": False}
-    code = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+@pytest.mark.parametrize(("name", "arguments", "constants"), QUANTIZE, ids=lambda value: str(value)[:40])
+def test_quantize(name: str, arguments: dict[str, str], constants: dict[str, Any], capability: int) -> None:
+    """IEEE divisions, and no multiplication fused with an addition but where that is written."""
+    code = compiled(getattr(quantize, name), arguments, constants, capability)
     ptx = code.asm["ptx"]
-    assert re.findall(r"^\.target (\w+)", ptx, re.MULTILINE) == [CAPABILITIES[capability]]
-    assert code.asm["cubin"]
-    assert ".ftz" not in ptx
     assert ("fma" in ptx) == (name in ("quantize_blocks", "quantize_rows") and not constants.get("EXACT_CT"))
-    assert "e4m3" not in ptx
+    assert ("div.rn.f32" in ptx) == (name != "_tensor_amax")
     assert ".local" not in ptx
-    assert ("div.rn.f32" in ptx) == (name != "tensor_amax")
-    assert not re.search(r"div\.(full|approx)", ptx)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("dtype", ["*fp32", "*fp16", "*bf16"])
+def test_dequantize(dtype: str, capability: int) -> None:
+    constants = {"PER_ROW": True, "SWIZZLED": True, "LONG": False, "B": 64}
+    ptx = compiled(dequantize.dequantize_blocks, {**BYTES, "out": dtype, **SIZES}, constants, capability).asm["ptx"]
+    assert "div.rn.f32" in ptx
+    assert "fma" not in ptx
+    assert ".local" not in ptx
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_tiles_and_tokens(capability: int) -> None:
+    words = {"words": "*i16", "halves": "*u8"}
+    plain = {"packed": "*u8", "scale": "*u8"}
+    sizes = {**SIZES, "units": "i32"}
+    x = {"x": "*bf16", "tokens": "*bf16"}
+    for code in (
+        compiled(tiles.pack_tiles, {**plain, **words, **sizes}, {}, capability, 8),
+        compiled(tiles.unpack_tiles, {**words, **plain, **sizes}, {}, capability, 8),
+        compiled(
+            gemm.unpack_weight, {**words, "out": "*bf16", "units": "i32", "first": "i32"}, {"PANELS": 2}, capability, 8
+        ),
+        compiled(
+            tokens.permute_tokens, {**x, "x": "*fp32", **ALPHA, **sizes, "stride": "i32"},
+            {"UP": True, "PARTS": 3, "U": 8}, capability, 8,
+        ),
+        compiled(
+            tokens.quantize_tokens,
+            {**x, "global_scale": "*fp32", **ALPHA, "groups": "i32", "units": "i32", "stride": "i32", "each": "i32"},
+            {"PER_ROW": True, "UP": True, "WIDE": 8192, "U": 8}, capability, 8,
+        ),
+    ):  # fmt: skip
+        assert instructions(code)["STL"] == 0
+        assert ".local" not in code.asm["ptx"]
+
+
+def tiles_of(capability: int) -> list[plan.Tile]:
+    """Those that products of any number of tokens take on such a GPU."""
+    gpu = Gpu(divmod(capability, 10), 132, SHARED_KIB[capability] << 10)
+    chosen = dict.fromkeys(plan.tile_for(tokens, gpu) for tokens in (1, 16, 32, 64, 128, 256))
+    return list(chosen) if capability == 90 else [tile for tile in chosen if tile.tokens in (16, 64)]
+
+
+CASES = [(capability, tile) for capability in CAPABILITIES for tile in tiles_of(capability)]
+
+
+@pytest.mark.parametrize(
+    ("capability", "tile"), CASES, ids=lambda value: str(value) if isinstance(value, int) else str(value[1])
+)
+def test_products(capability: int, tile: plan.Tile) -> None:
+    """By tensor cores on 16-bit numbers, out of registers that suffice; and as many at once as Hopper's can be."""
+    copied = tile.copied and capability == 90
+    x = f"tensordesc<bf16[{tile.tokens},{16 * tile.steps}]>" if copied else "*bf16"
+    partial = tile.tokens == 16
+    code = compiled(
+        gemm.multiply,
+        {"words": "*i16", "halves": "*u8", "x": x, "alpha": "*fp32", "bias": "*bf16",
+         "out": "*fp32" if partial else "*bf16", "tokens": "i32", "rows": "i32", "units": "i32", "each": "i32"},
+        {"TO": tl.bfloat16, "PANELS": tile.panels, "M": tile.tokens, "STEPS": tile.steps, "STAGES": tile.stages,
+         "COPIED": copied, "PARTIAL": partial, "PER_TOKEN": not partial, "UP": False, "BIAS": not partial},
+        capability, tile.warps,
+    )  # fmt: skip
+    ptx, found = code.asm["ptx"], instructions(code)
+    assert code.metadata.shared <= SHARED_KIB[capability] << 10
+    assert "mxf4" not in ptx
+    assert found["LDL"] == found["STL"] == 0
+    if capability == 90 and tile.tokens >= 16:
+        assert "wgmma.mma_async.sync.aligned" in ptx
+        # ptxas says by them where it makes each product wait for the one before.
+        assert found["WARPGROUP"] < found["HGMMA"] + 8
+    elif capability == 100 and tile.tokens >= 16:
+        assert "tcgen05.mma" in ptx
+        assert found["UTCHMMA"]
+    else:
+        assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in ptx
+        assert found["HMMA"]
+
+
+@pytest.mark.parametrize("capability", [90, 100])
+def test_products_of_numbers_in_memory(capability: int) -> None:
+    tile = plan.DENSE
+    code = compiled(
+        dense.multiply_dense,
+        {"x": f"tensordesc<bf16[{tile.tokens},{tile.columns}]>",
+         "weight": f"tensordesc<bf16[{tile.rows},{tile.columns}]>", "alpha": "*fp32", "bias": "*bf16", "out": "*bf16",
+         "tokens": "i32", "rows": "i32", "width": "i32", "columns": "i32"},
+        {"M": tile.tokens, "N": tile.rows, "K": tile.columns, "STAGES": tile.stages, "PER_TOKEN": True, "UP": True,
+         "BIAS": True},
+        capability, tile.warps,
+    )  # fmt: skip
+    found = instructions(code)
+    assert found["LDL"] == found["STL"] == 0
+    if capability == 90:
+        assert found["WARPGROUP"] < found["HGMMA"] + 3
+    else:
+        assert "tcgen05.mma" in code.asm["ptx"]
+
+
+@pytest.mark.parametrize("capability", [80, 90, 120])
+@pytest.mark.parametrize("dtype", ["*fp32", "*bf16"])
+def test_fused(dtype: str, capability: int) -> None:
+    wide, blocks = (2048, 256) if dtype == "*fp32" else (8192, 512)
+    row = {"groups": "i32", "stride": "i32"}
+    each = {**row, "each": "i32"}
+    norm = {"x": dtype, "residual": dtype, "weight": dtype, "total": dtype, **BYTES, **row, "residual_stride": "i32",
+            "eps": "fp64"}  # fmt: skip
+    kinds = {"COMPUTED": True, "PER_ROW": True, "SWIZZLED": True}
+    tokens_of = {"x": dtype, "tokens": "*bf16", "global_scale": "*fp32", **ALPHA, "groups": "i32", "units": "i32",
+                 "stride": "i32", "each": "i32"}  # fmt: skip
+    for code in (
+        compiled(
+            fused.quantize_norm, norm, {"RESIDUAL": True, "UNIT_OFFSET": True, **kinds, "B": blocks}, capability, 16
+        ),
+        compiled(
+            fused.quantize_gated, {"x": dtype, **BYTES, **each},
+            {**kinds, "ACTIVATION": "gelu", "INTERLEAVED": True, "WIDE": wide // 16, "B": 128}, capability, 8,
+        ),
+        compiled(
+            fused.gated_tokens, tokens_of,
+            {"PER_ROW": True, "UP": False, "WIDE": wide, "U": 8, "ACTIVATION": "gelu_tanh", "QUANTISED": True,
+             "PARTS": 1},
+            capability, 8,
+        ),
+    ):  # fmt: skip
+        found = instructions(code)
+        assert found["LDL"] == found["STL"] == 0

@@ -9,24 +9,26 @@ import triton
 import triton.language as tl
 
 __all__ = [
+    "IS_INTERPRETED",
     "decode_e2m1",
     "decode_e4m3",
     "encode_block",
     "encode_e2m1",
     "encode_e4m3",
     "finite_magnitude",
+    "round_block",
     "rounded_to",
     "scale_at",
 ]
 
-_IS_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+IS_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 """Whether Triton's interpreter runs the kernels, whose tl.fma rounds twice."""
 
 
 @triton.jit
 def rounded_to(x, RAW: tl.constexpr):
-    """float32 rounded to a dtype and back; bfloat16 by integers, since Triton's interpreter cuts it off."""
-    if RAW == tl.bfloat16:
+    """float32 rounded to a dtype and back; bfloat16 by integers in Triton's interpreter, which cuts it off."""
+    if IS_INTERPRETED and RAW == tl.bfloat16:
         bits = x.to(tl.int32, bitcast=True)
         nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
         return tl.where(x != x, x, nearest.to(tl.float32, bitcast=True))
@@ -55,15 +57,22 @@ def decode_e4m3(code):
 
 
 @triton.jit
+def _magic(clamped):
+    """Bits of what is to be added to a magnitude up to 6, so that the sum has exactly e2m1's grid.
+
+    That is 2^22 times the power of two below it (at least 1): steps of a half up to 2, of 1 up to 4, of 2 above.
+    """
+    return (tl.maximum(clamped, 1.0).to(tl.int32, bitcast=True) & 0x7F800000) + (22 << 23)
+
+
+@triton.jit
 def _code_of_magnitude(a):
     """float32 >= 0 (no NaN) to an e2m1 code: nearest, ties to even, saturating at 6."""
     clamped = tl.minimum(a, 6.0)
-    # Adding 2^22 times the power of two below it (at least 1) leaves exactly e2m1's grid in the sum: steps of a half up
-    # to 2, of 1 up to 4, of 2 above. Every binade above the first has two codes more below it.
-    power = tl.maximum(clamped, 1.0).to(tl.int32, bitcast=True) & 0x7F800000
-    magic = power + (22 << 23)
+    magic = _magic(clamped)
     steps = (clamped + magic.to(tl.float32, bitcast=True)).to(tl.int32, bitcast=True) - magic
-    return steps + (power >> 22) - 254
+    # Every binade above the first has two codes more below it.
+    return steps + ((magic - (22 << 23)) >> 22) - 254
 
 
 @triton.jit
@@ -90,13 +99,8 @@ def finite_magnitude(x):
 
 
 @triton.jit
-def encode_block(x, global_scale, RAW: tl.constexpr, EXACT_CT: tl.constexpr):
-    """Codes (int32) and scale bytes (int32) of blocks [B, 16] by global scales that broadcast to [B].
-
-    RAW is x's own dtype, to which the scheme compressed-tensors rounds amax / 6.
-    """
-    # As integers, NaN is above infinity and both above every number.
-    bits = tl.max(tl.abs(x).to(tl.int32, bitcast=True), axis=1)
+def _scale(bits, global_scale, RAW: tl.constexpr, EXACT_CT: tl.constexpr):
+    """Scale bytes (int32) and steps s / G of blocks, whose largest magnitudes' bits are given."""
     sixth = tl.div_rn(bits.to(tl.float32, bitcast=True), 6.0)
     if EXACT_CT:
         sixth = rounded_to(sixth, RAW)
@@ -105,24 +109,87 @@ def encode_block(x, global_scale, RAW: tl.constexpr, EXACT_CT: tl.constexpr):
     # One that is not positive and finite, which nobody can check without waiting for the GPU, gives NaN.
     sound = (global_scale > 0) & (global_scale < float("inf"))
     byte = tl.where(sound, byte, 0x7F)
-    step = tl.div_rn(decode_e4m3(byte), global_scale)
-    steps = tl.broadcast_to(step[:, None], x.shape)
-    # Numbers only, and quotients that neither overflow nor, unless below the least code, underflow.
-    usual = (bits <= 0x65800000) & (global_scale >= 8.673617379884035e-19) & (global_scale <= 1.152921504606847e18)
-    if EXACT_CT:
-        quotient = tl.div_rn(x, steps)
-        codes = tl.where(quotient == 0, 0, encode_e2m1(quotient))
-    elif not _IS_INTERPRETED and tl.min(usual.to(tl.int32), axis=0) == 1:
-        # Markstein's division: one correction, whose rest is exact, from a correctly rounded reciprocal.
-        reciprocal = tl.div_rn(1.0, step)
-        reciprocals = tl.broadcast_to(reciprocal[:, None], x.shape)
-        magnitude = tl.abs(x)
-        near = magnitude * reciprocals
-        quotient = tl.fma(tl.fma(-near, steps, magnitude), reciprocals, near)
-        codes = _code_of_magnitude(quotient) | ((x.to(tl.int32, bitcast=True) >> 28) & 8)
+    return byte, tl.div_rn(decode_e4m3(byte), global_scale)
+
+
+@triton.jit
+def _corrected(a, b, reciprocal):
+    """a / b, correctly rounded, from the correctly rounded reciprocal of b (Markstein; the rest is exact).
+
+    Where neither the quotient nor the rest over- or underflows.
+    """
+    near = a * reciprocal
+    return tl.fma(tl.fma(-near, b, a), reciprocal, near)
+
+
+@triton.jit
+def _is_usual(bits, global_scale):
+    """Whether all blocks have numbers only, and quotients that are normal or, below the least code, too small to count.
+
+    The interpreter's fma rounds twice, so by it nothing is usual.
+    """
+    if IS_INTERPRETED:
+        return False
     else:
-        codes = encode_e2m1(tl.div_rn(x, steps))
+        # 2^76, 2^-60 and 2^60.
+        usual = (bits <= 0x65800000) & (global_scale >= 8.673617379884035e-19) & (global_scale <= 1.152921504606847e18)
+        return tl.min(usual.to(tl.int32), axis=0) == 1
+
+
+@triton.jit
+def _usual_scale(bits, global_scale):
+    """As `_scale`, without IEEE's special cases."""
+    sixth = _corrected(bits.to(tl.float32, bitcast=True), 6.0, 0.1666666716337204)
+    byte = encode_e4m3(global_scale * sixth)
+    byte = tl.where(byte == 0, 0x20, byte)
+    value = (byte << 20).to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2^120
+    return byte, value, _corrected(value, global_scale, tl.div_rn(1.0, global_scale))
+
+
+@triton.jit
+def _usual_quotient(x, step):
+    """|x| / step of blocks [B, 16] and steps [B]."""
+    steps = tl.broadcast_to(step[:, None], x.shape)
+    return _corrected(tl.abs(x), steps, tl.broadcast_to(tl.div_rn(1.0, step)[:, None], x.shape))
+
+
+@triton.jit
+def encode_block(x, global_scale, RAW: tl.constexpr, EXACT_CT: tl.constexpr):
+    """Codes (int32) and scale bytes (int32) of blocks [B, 16] by one global scale, or one a block.
+
+    RAW is x's own dtype, to which the scheme compressed-tensors rounds amax / 6.
+    """
+    # As integers, NaN is above infinity and both above every number.
+    bits = tl.max(tl.abs(x).to(tl.int32, bitcast=True), axis=1)
+    if not EXACT_CT and _is_usual(bits, global_scale):
+        byte, _, step = _usual_scale(bits, global_scale)
+        codes = _code_of_magnitude(_usual_quotient(x, step)) | ((x.to(tl.int32, bitcast=True) >> 28) & 8)
+    else:
+        byte, step = _scale(bits, global_scale, RAW, EXACT_CT)
+        quotient = tl.div_rn(x, tl.broadcast_to(step[:, None], x.shape))
+        codes = encode_e2m1(quotient)
+        if EXACT_CT:
+            codes = tl.where(quotient == 0, 0, codes)
     return codes, byte
+
+
+@triton.jit
+def round_block(x, global_scale):
+    """q * s of blocks [B, 16], without their codes: float32 [B, 16], exact in bfloat16."""
+    bits = tl.max(tl.abs(x).to(tl.int32, bitcast=True), axis=1)
+    if _is_usual(bits, global_scale):
+        byte, value, step = _usual_scale(bits, global_scale)
+        quotient = _usual_quotient(x, step)
+    else:
+        byte, step = _scale(bits, global_scale, tl.float32, False)
+        value = decode_e4m3(byte)
+        quotient = tl.div_rn(tl.abs(x), tl.broadcast_to(step[:, None], x.shape))
+    clamped = tl.minimum(quotient, 6.0)
+    magic = _magic(clamped).to(tl.float32, bitcast=True)
+    rounded = ((clamped + magic) - magic) * tl.broadcast_to(value[:, None], x.shape)
+    return (rounded.to(tl.int32, bitcast=True) | (x.to(tl.int32, bitcast=True) & -2147483648)).to(
+        tl.float32, bitcast=True
+    )
 
 
 @triton.jit

@@ -1,0 +1,195 @@
+"""Products of tokens (`tokens.py`) and weights in the layout n64k256: y = alpha * sum of q_x s_x q_w s_w + bias.
+
+A weight's codes become 16-bit numbers in registers, the left operand of the product; tokens are the right one, so that
+few of them cost little. Where tiles do not fill the GPU, several programs share a tile's columns, and `finish` adds
+what they wrote in the order of the columns: the same bits in every run.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from nvfp4.backends.triton.bits import IS_INTERPRETED, rounded_to
+from nvfp4.backends.triton.unpack import scaled_operands
+
+__all__ = ["finish", "multiply", "unpack_weight"]
+
+_GROUP = tl.constexpr(8)  # tiles of rows whose programs follow each other, so that they read the same tokens
+
+
+@triton.jit
+def _alpha(alpha, token, row, tokens, PER_TOKEN: tl.constexpr, UP: tl.constexpr):
+    """Of a product's rows and tokens, [1 or rows, 1 or tokens]; with UP rows of gate and up alternate by eight."""
+    if PER_TOKEN:
+        at = tl.minimum(token, tokens - 1)[None, :]
+        further = tokens
+    else:
+        at = tl.zeros((1, 1), tl.int32)
+        further = 1
+    factor = tl.load(alpha + at)
+    if UP:
+        factor = tl.where((row // 8 % 2 == 0)[:, None], factor, tl.load(alpha + further + at))
+    return factor
+
+
+@triton.jit
+def _finished(acc, alpha, bias, row, rows, TO: tl.constexpr, BIAS: tl.constexpr):
+    y = acc * 128.0 * alpha  # the operand has 2^-7 of a weight
+    if BIAS:
+        y += tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)[:, None]
+    return rounded_to(y, TO).to(TO)
+
+
+@triton.jit
+def _dot(a, b, acc):
+    """acc + a b; Triton's interpreter takes a bfloat16's bits for an integer."""
+    if IS_INTERPRETED:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
+    else:
+        return tl.dot(a, b, acc)
+
+
+@triton.jit
+def _tile(tokens, rows, N: tl.constexpr, M: tl.constexpr):
+    """Which rows and which tokens are this program's."""
+    across, down = tl.cdiv(tokens, M), tl.cdiv(rows, N)
+    band = tl.program_id(0) // (_GROUP * across) * _GROUP
+    inside = tl.program_id(0) % (_GROUP * across)
+    height = tl.minimum(down - band, _GROUP)
+    return band + inside % height, inside // height
+
+
+@triton.jit
+def _store(
+    acc, alpha, bias, out, row, token, tokens, rows,
+    PARTIAL: tl.constexpr, PER_TOKEN: tl.constexpr, UP: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """Sums [rows, tokens] of a tile, finished or PARTIAL as they are."""
+    inside = (row < rows)[:, None] & (token < tokens)[None, :]
+    out += token.to(tl.int64)[None, :] * rows + row[:, None]
+    if PARTIAL:
+        tl.store(out, acc, mask=inside)
+    else:
+        factor = _alpha(alpha, token, row, tokens, PER_TOKEN, UP)
+        tl.store(out, _finished(acc, factor, bias, row, rows, out.dtype.element_ty, BIAS), mask=inside)
+
+
+@triton.jit(do_not_specialize=["tokens", "units", "each"])
+def multiply(
+    words, halves, x, alpha, bias, out, tokens, rows, units, each,
+    TO: tl.constexpr, PANELS: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, STAGES: tl.constexpr,
+    COPIED: tl.constexpr, PARTIAL: tl.constexpr, PER_TOKEN: tl.constexpr, UP: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """A tile of 64 * PANELS rows by M tokens, over `each` units of columns; PARTIAL writes the sums as they are.
+
+    Args:
+        words, halves: the tiles, as int16 and as bytes.
+        x: tokens [tokens, 256 * units], or COPIED their descriptor for the copy engine.
+        alpha: float32, one or PER_TOKEN one each; with UP as many for the rows of up.
+        out: [tokens, rows], or PARTIAL float32 [programs of a tile, tokens, rows].
+        TO: of the operands.
+        STEPS: of 64 columns, which an iteration takes: 1, 2 or 4.
+    """
+    N: tl.constexpr = 64 * PANELS
+    COLUMNS: tl.constexpr = 16 * STEPS
+    PARTS: tl.constexpr = 4 // STEPS
+    row_tile, token_tile = _tile(tokens, rows, N, M)
+    token = token_tile * M + tl.arange(0, M)
+    first = tl.program_id(1) * each
+    iterations = tl.minimum(each, units - first) * PARTS
+    panel = tl.minimum(row_tile * PANELS + tl.arange(0, PANELS), tl.cdiv(rows, 64) - 1)
+    base = panel.to(tl.int64) * units + first
+    step = tl.arange(0, STEPS)[:, None, None] * 1024 + tl.arange(0, 1024)[None, None, :]
+    words += base[None, :, None] * 4608 + step
+    lane = tl.arange(0, 128)[None, :, None] * 8 + tl.arange(0, 2 * STEPS)[None, None, :]
+    halves += base[:, None, None] * 9216 + 8192 + lane
+    if not COPIED:
+        valid = (token < tokens)[None, :]
+        column = first * 256 + tl.arange(0, COLUMNS)
+        x += token.to(tl.int64)[None, :] * (units * 256) + column[:, None]
+    tl.assume(iterations > 0)  # a loop that may be left out makes ptxas wait for every single product
+    acc = tl.zeros((N, M), tl.float32)
+    for iteration in tl.range(0, iterations, num_stages=STAGES):
+        unit, part = iteration // PARTS, iteration % PARTS
+        word = tl.load(words + unit * 4608 + part * (STEPS * 1024))
+        half = tl.load(halves + unit * 9216 + part * (STEPS * 2))
+        a, b, c, d = scaled_operands(word, half, TO, PANELS, STEPS)
+        at = unit * 256 + part * COLUMNS
+        if COPIED:
+            at += first * 256
+            # Four loads that nothing stands between share a barrier.
+            xa = x.load([token_tile * M, at])
+            xb = x.load([token_tile * M, at + 64])
+            xc = x.load([token_tile * M, at + 128])
+            xd = x.load([token_tile * M, at + 192])
+            xa, xb, xc, xd = xa.T, xb.T, xc.T, xd.T
+        else:
+            xa = tl.load(x + at, mask=valid, other=0.0)
+            xb = tl.load(x + at + 64, mask=valid, other=0.0)
+            xc = tl.load(x + at + 128, mask=valid, other=0.0)
+            xd = tl.load(x + at + 192, mask=valid, other=0.0)
+        acc = _dot(a, xa, acc)
+        acc = _dot(b, xb, acc)
+        acc = _dot(c, xc, acc)
+        acc = _dot(d, xd, acc)
+    row = row_tile * N + tl.arange(0, N)
+    if PARTIAL:
+        out += tl.program_id(1).to(tl.int64) * tokens * rows
+    if M < 64:
+        _store(acc, alpha, bias, out, row, token, tokens, rows, PARTIAL, PER_TOKEN, UP, BIAS)
+    else:
+        # A half at a time: on their way to other lanes all sums at once would need more registers than there are.
+        left, right = tl.split(tl.permute(tl.reshape(acc, (N, 2, M // 2)), (0, 2, 1)))
+        token = token_tile * M + tl.arange(0, M // 2)
+        _store(left, alpha, bias, out, row, token, tokens, rows, PARTIAL, PER_TOKEN, UP, BIAS)
+        token += M // 2
+        _store(right, alpha, bias, out, row, token, tokens, rows, PARTIAL, PER_TOKEN, UP, BIAS)
+
+
+@triton.jit(do_not_specialize=["tokens", "partials"])
+def finish(
+    sums, alpha, token_scale, weight_scale, bias, out, tokens, rows, partials, width,
+    PER_TOKEN: tl.constexpr, UP: tl.constexpr, PER_ROW: tl.constexpr, QUANTISED: tl.constexpr, BIAS: tl.constexpr,
+    N: tl.constexpr,
+):  # fmt: skip
+    """N rows' results for a token, of float32 sums [partials, tokens, rows], added in this order; out [tokens, width].
+
+    PER_ROW: the weight has a global scale a row, so that alpha is to be computed here; tokens have one if QUANTISED.
+    """
+    token = tl.program_id(0) + tl.zeros((1,), tl.int32)
+    row = tl.program_id(1) * N + tl.arange(0, N)
+    at = token.to(tl.int64) * rows + row
+    acc = tl.zeros((N,), tl.float32)
+    sums += at
+    for _ in tl.range(0, partials):
+        acc += tl.load(sums, mask=row < rows, other=0.0)
+        sums += tokens.to(tl.int64) * rows
+    if PER_ROW:
+        scales = tl.load(weight_scale + row, mask=row < rows, other=1.0).to(tl.float64)
+        if QUANTISED:
+            scales *= tl.load(token_scale + token * PER_TOKEN).to(tl.float64)
+        factor = (1.0 / scales).to(tl.float32)[:, None]
+    else:
+        factor = _alpha(alpha, token, row, tokens, PER_TOKEN, UP)
+    y = _finished(acc[:, None], factor, bias, row, rows, out.dtype.element_ty, BIAS)
+    to = token.to(tl.int64) * width + row
+    tl.store(out + to[:, None], y, mask=(row < rows)[:, None])
+
+
+@triton.jit(do_not_specialize=["units", "first"])
+def unpack_weight(words, halves, out, units, first, PANELS: tl.constexpr):
+    """q * s * 2^-7 of panels from `first` on, [64 * panels, 256 * units], columns in the order of tokens."""
+    panel, unit = tl.program_id(1) * PANELS + tl.arange(0, PANELS), tl.program_id(0)
+    base = (first + panel).to(tl.int64) * units + unit
+    step = tl.arange(0, 4)[:, None, None] * 1024 + tl.arange(0, 1024)[None, None, :]
+    word = tl.load(words + base[None, :, None] * 4608 + step)
+    lane = tl.arange(0, 1024)[None, :]
+    half = tl.load(halves + base[:, None] * 9216 + 8192 + lane)
+    a, b, c, d = scaled_operands(word, half, out.dtype.element_ty, PANELS, 4)
+    row = tl.program_id(1) * (64 * PANELS) + tl.arange(0, 64 * PANELS)
+    at = row.to(tl.int64)[:, None] * (units * 256) + unit * 256 + tl.arange(0, 64)[None, :]
+    tl.store(out + at, a)
+    tl.store(out + at + 64, b)
+    tl.store(out + at + 128, c)
+    tl.store(out + at + 192, d)

@@ -1,0 +1,218 @@
+"""Which tile a product takes, and how many programs share one's columns: by sizes and the GPU, without measuring."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from nvfp4.tuning import Problem
+
+__all__ = [
+    "DENSE",
+    "WORKSPACE_BYTES",
+    "DenseTile",
+    "Gpu",
+    "Plan",
+    "Tile",
+    "candidates",
+    "choose",
+    "tile_for",
+    "units_of",
+]
+
+
+class Gpu(NamedTuple):
+    """What of a GPU the choice depends on.
+
+    Attributes:
+        capability: of computing, such as (9, 0).
+        processors: multiprocessors.
+        shared_bytes: shared memory that a program may have.
+    """
+
+    capability: tuple[int, int]
+    processors: int
+    shared_bytes: int
+
+    @property
+    def has_warpgroups(self) -> bool:
+        """Whether products are issued by a group of four warps.
+
+        SM100's, which the multiprocessor issues, Triton 3.6 compiles to a trap where tiles have 128 tokens.
+        """
+        return self.capability[0] == 9
+
+    @property
+    def has_copy_engine(self) -> bool:
+        """Whether tensors are copied by descriptors; on SM120 that would take more registers than it saves time."""
+        return self.capability[0] in (9, 10)
+
+
+class Tile(NamedTuple):
+    """A tile of `64 * panels` rows by `tokens` tokens, `64 * steps` columns an iteration.
+
+    `copied`: tokens come by the copy engine, where there is one.
+    """
+
+    panels: int
+    tokens: int
+    steps: int
+    stages: int
+    warps: int
+    copied: bool = False
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of operands that wait in shared memory; the products of a warpgroup read tokens there a stage longer."""
+        return self.steps * (self.stages * 128 * self.tokens + (self.stages - 1) * self.panels * 2304)
+
+    def smaller(self, limit: int) -> Tile:
+        """The same with fewer stages, and then fewer columns, until it fits into shared memory."""
+        tile = self
+        while tile.shared_bytes > limit:
+            if tile.stages > 2:
+                tile = tile._replace(stages=tile.stages - 1)
+            elif tile.steps > 2:
+                tile = tile._replace(steps=2)
+            elif tile.tokens > 16:
+                tile = tile._replace(tokens=tile.tokens // 2)
+            else:
+                return tile._replace(stages=1)
+        return tile
+
+
+class DenseTile(NamedTuple):
+    """A tile of a product whose operands both are in memory."""
+
+    tokens: int
+    rows: int
+    columns: int
+    stages: int
+    warps: int
+
+
+DENSE = DenseTile(128, 256, 64, 3, 8)
+
+WORKSPACE_BYTES = 512 << 20
+"""Most that a weight's numbers take in memory, while a product of many tokens runs."""
+
+
+class Plan(NamedTuple):
+    """How a product runs.
+
+    Attributes:
+        tile: of the fused product.
+        splits: programs that share a tile's columns.
+        route: ``fused``; ``dense``, by the weight's numbers in memory; or ``library``, the same by cuBLAS.
+    """
+
+    tile: Tile
+    splits: int
+    route: str = "fused"
+
+    def __str__(self) -> str:
+        """As `explain` and the benchmarks show it."""
+        if self.route != "fused":
+            return self.route
+        t = self.tile
+        shared = f", columns in {self.splits} parts" if self.splits > 1 else ""
+        return f"{64 * t.panels}x{t.tokens}x{64 * t.steps}, {t.stages} stages, {t.warps} warps{shared}"
+
+
+_TILES = (
+    Tile(2, 8, 4, 3, 4),
+    Tile(2, 16, 4, 3, 4),
+    Tile(2, 32, 4, 3, 4),
+    Tile(2, 64, 2, 3, 4),
+    Tile(2, 128, 2, 3, 8, copied=True),
+    Tile(2, 256, 2, 3, 8, copied=True),
+)
+"""Measured best for up to as many tokens on an H200 (`docs/triton.md`)."""
+
+_MOST_WITHOUT_WARPGROUPS = 64
+"""Tokens of a tile elsewhere: where products are a warp's own, more of them would not leave registers for the rest."""
+
+_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+_FEW = 128  # tokens, whose sums are split the same way however many they are
+_LAUNCH = 1.5  # units' time that starting and ending a program takes
+
+# Times in that of cuBLAS's product of the same sizes, from measurements on an H200 and an H100.
+_FUSED = 1.15
+_DENSE = 0.94
+_SUMS = 571.0  # over the columns: float32 sums to memory and back
+_FEW_SUMS = 11.0  # over the columns, for each token and split, where the product takes the time of reading the weight
+_UNPACKING = 263.0  # over the tokens: the weight's numbers to memory
+_ANOTHER = 2e7  # over the weight's numbers: another kernel, which adds and finishes the sums
+
+
+def units_of(k: int) -> int:
+    """Units of 256 columns."""
+    return -(-k // 256)
+
+
+def _waves(programs: int, slots: int) -> float:
+    """How much longer programs take than on a GPU that they fill."""
+    return -(-programs // slots) * slots / programs
+
+
+def tile_for(tokens: int, gpu: Gpu) -> Tile:
+    """Of the fused product of as many tokens."""
+    most = _TILES[-1].tokens if gpu.has_warpgroups else _MOST_WITHOUT_WARPGROUPS
+    tile = next(tile for tile in _TILES if tile.tokens >= min(tokens, most))
+    return tile.smaller(gpu.shared_bytes)
+
+
+def _fused_time(problem: Problem, tile: Tile, splits: int, gpu: Gpu) -> float:
+    """In the time of cuBLAS; of few tokens in that of reading the weight."""
+    units = units_of(problem.k)
+    tiles = -(-problem.n // (64 * tile.panels)) * -(-problem.m // tile.tokens)
+    each = -(-units // splits)
+    resident = max(1, min(gpu.shared_bytes // tile.shared_bytes, 16 // tile.warps))
+    spent = _waves(tiles * splits, gpu.processors * resident) * (each + _LAUNCH) * splits / units
+    sums = _SUMS * (splits + 1) / 2 if problem.m > _FEW else _FEW_SUMS * splits * problem.m
+    return _FUSED * spent + (splits > 1) * (sums / problem.k + _ANOTHER / (problem.n * problem.k))
+
+
+def _by_memory(problem: Problem, gpu: Gpu) -> dict[str, float]:
+    """Times of the two routes by the weight's numbers in memory."""
+    unpacking = _UNPACKING / problem.m
+    times = {"library": 1 + _SUMS / problem.k + unpacking}
+    if gpu.has_copy_engine:
+        tiles = -(-problem.m // DENSE.tokens) * -(-problem.n // DENSE.rows)
+        times["dense"] = _DENSE * _waves(tiles, gpu.processors) + unpacking
+    return times
+
+
+def _splits_of(problem: Problem) -> list[int]:
+    return [splits for splits in _SPLITS if splits <= units_of(problem.k)]
+
+
+@lru_cache(maxsize=4096)
+def choose(problem: Problem, gpu: Gpu) -> Plan:
+    """The plan with the least predicted time.
+
+    Up to 128 tokens the sums are split by the weight's sizes alone, so that a token's result depends on how many
+    others there are only through its tile.
+    """
+    tile = tile_for(problem.m, gpu)
+    if problem.m <= _FEW:
+        problem = problem._replace(m=tile.tokens)
+    times = {splits: _fused_time(problem, tile, splits, gpu) for splits in _splits_of(problem)}
+    splits = min(times, key=times.__getitem__)
+    if problem.m > _FEW:
+        slow = 1.0 if gpu.has_warpgroups else problem.m / tile.tokens  # as often the weight is unpacked again
+        others = _by_memory(problem, gpu)
+        route = min(others, key=others.__getitem__)
+        if others[route] < times[splits] * slow:
+            return Plan(tile, 1, route)
+    return Plan(tile, splits)
+
+
+def candidates(problem: Problem, gpu: Gpu) -> dict[str, Plan]:
+    """Plans worth timing, by name."""
+    chosen = tile_for(problem.m, gpu)
+    fused = [chosen] if problem.m <= _FEW else [chosen, tile_for(_FEW, gpu)]
+    plans = [Plan(tile, splits) for tile in fused for splits in _splits_of(problem)]
+    if problem.m > _FEW:
+        plans += [Plan(chosen, 1, route) for route in _by_memory(problem, gpu)]
+    return {str(plan): plan for plan in plans}
