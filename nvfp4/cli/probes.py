@@ -103,15 +103,17 @@ def _environment() -> list[dict[str, str]]:
 
 def _descs(device: str) -> list[backends.Desc]:
     """Every op as it is used there: weights in the layout that `nvfp4.prepare` brings them into."""
-    choice = backends.explain(backends.Desc("linear", device)).choice
-    prepared = "plain" if choice is None else backends.BACKENDS[choice].weight_layout()
-    tiled = "n16k64" if device == "cpu" else "n128k128"
     descs = []
     for op in backends.OPS:
-        kinds = ("row", "static", "none") if op in ("linear", "gated_mlp") else ("row",)
-        layout = {"linear": prepared, "gated_mlp": prepared, "matmul": prepared, "tiles": tiled}.get(op, "plain")
-        descs += [backends.Desc(op, device, layout=layout, activations=activations) for activations in kinds]
+        for activations in ("row", "static", "none") if op in ("linear", "gated_mlp") else ("row",):
+            layout = _prepared(device, activations) if op in ("linear", "gated_mlp", "matmul", "tiles") else "plain"
+            descs.append(backends.Desc(op, device, layout=layout, activations=activations))
     return descs
+
+
+def _prepared(device: str, activations: str) -> str:
+    choice = backends.explain(backends.Desc("linear", device, activations=activations)).choice
+    return "plain" if choice is None else backends.BACKENDS[choice].weight_layout(activations)
 
 
 def _backends() -> list[dict[str, Any]]:

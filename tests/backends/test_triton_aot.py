@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SHARED_KIB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99, 121: 99}
-BYTES = {"packed": "*u8", "scale": "*u8", "global_scale": "*fp32"}
+BYTES = {"packed": "*i32", "scale": "*u8", "global_scale": "*fp32"}
 SIZES = {"rows": "i32", "groups": "i32"}
 ALPHA = {"weight_scale": "*fp32", "up_scale": "*fp32", "alpha": "*fp32"}
 QUANTIZE: list[tuple[str, dict[str, str], dict[str, Any]]] = [
@@ -53,7 +53,9 @@ def test_quantize(name: str, arguments: dict[str, str], constants: dict[str, Any
 @pytest.mark.parametrize("dtype", ["*fp32", "*fp16", "*bf16"])
 def test_dequantize(dtype: str, capability: int) -> None:
     constants = {"PER_ROW": True, "SWIZZLED": True, "LONG": False, "B": 64}
-    ptx = compiled(dequantize.dequantize_blocks, {**BYTES, "out": dtype, **SIZES}, constants, capability).asm["ptx"]
+    ptx = compiled(
+        dequantize.dequantize_blocks, {**BYTES, "packed": "*u8", "out": dtype, **SIZES}, constants, capability
+    ).asm["ptx"]
     assert "div.rn.f32" in ptx
     assert "fma" not in ptx
     assert ".local" not in ptx

@@ -106,18 +106,18 @@ class TritonBackend(Backend):
             return out
         if layout == "128x4":
             out.scale.zero_()  # padding has to be
-        is_ct = scheme == "compressed-tensors"
+        is_ct, words = scheme == "compressed-tensors", out.packed.view(torch.int32)
         with on_device(x):
             if mode == COMPUTE_ROW:
                 quantize.quantize_rows[(rows,)](
-                    x, out.packed, out.scale, out.global_scale, stride, GROUPS=groups, SWIZZLED=layout == "128x4",
+                    x, words, out.scale, out.global_scale, stride, GROUPS=groups, SWIZZLED=layout == "128x4",
                     B=_BLOCKS, **_COMMON,
                 )  # fmt: skip
                 return out
             if mode == COMPUTE_TENSOR:
                 quantize.tensor_scale(x, out.global_scale, rows, groups, stride, is_ct)
             quantize.quantize_blocks[(-(-rows * groups // _BLOCKS),)](
-                x, out.packed, out.scale, out.global_scale, rows, groups, stride,
+                x, words, out.scale, out.global_scale, rows, groups, stride,
                 PER_ROW=out.global_scale.dim() > 1, SWIZZLED=layout == "128x4", EXACT_CT=is_ct,
                 LONG=groups >= _BLOCKS, B=_BLOCKS, **_COMMON,
             )  # fmt: skip

@@ -6,6 +6,7 @@ dtype, and within one unit of `nvfp4/reference.py`. Codes and scales are exactly
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -241,7 +242,8 @@ def rms_norm_quantize(
     groups = x.shape[-1] // GROUP_SIZE
     if rows and groups:
         quantize_norm[(rows,)](
-            x, other, weight, total, out.packed, out.scale, out.global_scale, groups, stride, other_stride, eps,
+            x, other, weight, total, out.packed.view(torch.int32), out.scale, out.global_scale, groups, stride,
+            other_stride, eps,
             RESIDUAL=residual is not None, UNIT_OFFSET=unit_offset, **kinds, **tile_of_norm(x),
             enable_fp_fusion=False,
         )  # fmt: skip
@@ -260,8 +262,8 @@ def gated_quantize(
         parts = min(triton.cdiv(groups, _BLOCKS), max(1, _PROGRAMS // rows))
         each = triton.cdiv(triton.cdiv(groups, parts), _BLOCKS) * _BLOCKS
         quantize_gated[(rows, triton.cdiv(groups, each))](
-            x, out.packed, out.scale, out.global_scale, groups, stride, each, **kinds, ACTIVATION=activation,
-            INTERLEAVED=interleaved, WIDE=_WIDE_BLOCKS[x.element_size()], B=_BLOCKS, num_warps=_WARPS,
-            enable_fp_fusion=False,
+            x, out.packed.view(torch.int32), out.scale, out.global_scale, groups, stride, each, **kinds,
+            ACTIVATION=activation, INTERLEAVED=interleaved, WIDE=_WIDE_BLOCKS[x.element_size()], B=_BLOCKS,
+            num_warps=_WARPS, enable_fp_fusion=False,
         )  # fmt: skip
     return out

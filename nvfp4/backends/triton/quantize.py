@@ -35,24 +35,32 @@ def load_blocks(x, row, group, stride, valid):
 def place_of_blocks(groups, B: tl.constexpr, LONG: tl.constexpr):
     """Rows (int64), groups and flat indices (int64) of a program's B blocks; LONG: a row has at least B.
 
-    One division a program: a division of 64 bits a block takes longer than quantising it.
+    One division a program, of 32 bits: 2^32 blocks are more than a GPU's memory holds, and 64 bits take as long as
+    quantising some blocks.
     """
-    first = tl.program_id(0).to(tl.int64) * B
-    row = first // groups
-    offset = (first - row * groups).to(tl.int32) + tl.arange(0, B)
+    first = tl.program_id(0).to(tl.uint32) * B
+    row = first // groups.to(tl.uint32)
+    offset = (first - row * groups.to(tl.uint32)).to(tl.int32) + tl.arange(0, B)
+    index = first.to(tl.int64) + tl.arange(0, B)
     if LONG:
         is_next = (offset >= groups).to(tl.int32)
-        return row + is_next, offset - is_next * groups, first + tl.arange(0, B)
+        return row.to(tl.int64) + is_next, offset - is_next * groups, index
     else:
-        return row + offset // groups, offset % groups, first + tl.arange(0, B)
+        return row.to(tl.int64) + offset // groups, offset % groups, index
+
+
+@triton.jit
+def packed_words(codes, B: tl.constexpr):
+    """Codes [B, 16] as they lie in memory, eight a word: int32 [B, 2]."""
+    places = tl.arange(0, 8)[None, None, :] * 4
+    return tl.sum(tl.reshape(codes, (B, 2, 8)) << places, axis=2)
 
 
 @triton.jit
 def store_blocks(codes, byte, packed, scale, row, group, groups, valid, SWIZZLED: tl.constexpr, B: tl.constexpr):
     """Codes [B, 16] and scale bytes [B] of the blocks at rows and groups [B]."""
-    even, odd = tl.split(tl.reshape(codes, (B, 8, 2)))
-    at = (row[:, None] * groups + group[:, None]) * 8 + tl.arange(0, 8)[None, :]
-    tl.store(packed + at, (even | (odd << 4)).to(tl.uint8), mask=valid[:, None])
+    at = (row[:, None] * groups + group[:, None]) * 2 + tl.arange(0, 2)[None, :]
+    tl.store(packed + at, packed_words(codes, B), mask=valid[:, None])
     tl.store(scale + scale_at(row, group, groups, SWIZZLED), byte.to(tl.uint8), mask=valid)
 
 
@@ -70,9 +78,7 @@ def quantize_blocks(
     else:
         given = tl.load(global_scale)
     codes, byte = encode_block(raw.to(tl.float32), given, raw.dtype, EXACT_CT)
-    even, odd = tl.split(tl.reshape(codes, (B, 8, 2)))
-    at = index[:, None] * 8 + tl.arange(0, 8)[None, :]
-    tl.store(packed + at, (even | (odd << 4)).to(tl.uint8), mask=valid[:, None])
+    tl.store(packed + index[:, None] * 2 + tl.arange(0, 2)[None, :], packed_words(codes, B), mask=valid[:, None])
     if SWIZZLED:
         index = scale_at(row, group, groups, True)
     tl.store(scale + index, byte.to(tl.uint8), mask=valid)
