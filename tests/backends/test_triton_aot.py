@@ -117,7 +117,7 @@ def test_products(capability: int, tile: plan.Tile) -> None:
     assert code.metadata.shared <= SHARED_KIB[capability] << 10
     assert "mxf4" not in ptx
     assert found["LDL"] == found["STL"] == 0
-    if capability == 90 and tile.tokens >= 16:
+    if capability == 90 and (tile.tokens >= 16 or found["HGMMA"]):  # which 8 tokens take is Triton's choice
         assert "wgmma.mma_async.sync.aligned" in ptx
         # ptxas says by them where it makes each product wait for the one before.
         assert found["WARPGROUP"] < found["HGMMA"] + 8

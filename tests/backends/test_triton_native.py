@@ -174,12 +174,11 @@ def test_interpreted_products() -> None:
     [
         ((12, 0), "3.6.0", ""),
         ((12, 0), "3.9.0+git1234", ""),
-        ((10, 0), "3.5.1", ""),
         ((9, 0), "3.9.0", "compute capability 9.0 has no FP4 tensor cores"),
         ((11, 0), "3.9.0", "no version of Triton is known to compile FP4 products for compute capability 11.0"),
         ((12, 1), "3.8.0", "no version of Triton is known to compile FP4 products for compute capability 12.1"),
         ((12, 0), "3.5.1", SENTENCE.format("3.5.1", "12.0", "3.6")),
-        ((10, 0), "3.10.0", SENTENCE.format("3.10.0", "10.0", "3.5")),
+        ((10, 0), "3.10.0", SENTENCE.format("3.10.0", "10.0", "3.6")),
     ],
 )
 def test_native_refusals(capability: tuple[int, int], version: str, refusal: str) -> None:
@@ -187,9 +186,11 @@ def test_native_refusals(capability: tuple[int, int], version: str, refusal: str
 
 
 def test_triton_refusals() -> None:
-    assert [versions.triton_refusal(version) for version in (VERSION, "3.5.0", "4.0")] == ["", "", ""]
+    assert [versions.triton_refusal(version) for version in (VERSION, "3.6.0", "4.0")] == ["", "", ""]
     for version in ("3.4.0", "2.1", "unknown"):
-        assert versions.triton_refusal(version) == f"Triton {version} is too old: pip install 'triton>=3.5'"
+        assert versions.triton_refusal(version) == f"Triton {version} is too old: pip install 'triton>=3.6'"
+    flushing = "Triton 3.5.1 takes subnormal numbers for zero where it divides: pip install 'triton>=3.6'"
+    assert versions.triton_refusal("3.5.1") == flushing
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ import re
 
 __all__ = ["NATIVE", "OLDEST", "native_refusal", "triton_refusal"]
 
-OLDEST = (3, 5)
-"""Comes with torch 2.9; older ones have not been tried."""
+OLDEST = (3, 6)
+"""Comes with torch 2.10."""
+
+# The PTX that 3.5 makes of tl.div_rn is div.rn.ftz.f32, for every GPU; older ones have not been tried.
+_FLUSHING = ((3, 5),)
 
 # Found by compiling `native.py` ahead of time, in a process each, for compute capabilities 8.0, 8.6, 8.9, 9.0, 10.0,
-# 10.3, 12.0 and 12.1 by Triton 3.5.0, 3.5.1, 3.6.0, 3.7.0, 3.7.1, 3.8.0 and 3.9.0, and reading the PTX. A pair is here
-# where that has mma.sync or tcgen05.mma with kind::mxf4nvf4 and scales of 16. Of the others 3.5 ends the process for
-# 10.3 (LLVM cannot select an instruction) and fails for 12.0. For 8.9, 9.0 and 12.1 an assertion of LLVM's fails up to
-# 3.7; from 3.8 on 8.9 and 9.0 get 16-bit products that spill registers, and 12.1 the instruction; not
-# allowed, since up to 3.7 trying it fails. 8.0 and 8.6 do not have the type of the scales.
+# 10.3, 12.0 and 12.1 by Triton 3.6.0, 3.7.0, 3.7.1, 3.8.0 and 3.9.0, and reading the PTX. A pair is here where that has
+# mma.sync or tcgen05.mma with kind::mxf4nvf4 and scales of 16. For 8.9, 9.0 and 12.1 an assertion of LLVM's fails up to
+# 3.7; from 3.8 on 8.9 and 9.0 get 16-bit products that spill registers, and 12.1 the instruction, which is left alone
+# because trying it fails up to 3.7. 8.0 and 8.6 do not have the type of the scales.
 NATIVE: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
-    (10, 0): ((3, 5), (3, 6), (3, 7), (3, 8), (3, 9)),
+    (10, 0): ((3, 6), (3, 7), (3, 8), (3, 9)),
     (10, 3): ((3, 6), (3, 7), (3, 8), (3, 9)),
     (12, 0): ((3, 6), (3, 7), (3, 8), (3, 9)),
 }
@@ -31,9 +33,11 @@ def _release(version: str) -> tuple[int, int]:
 
 def triton_refusal(version: str) -> str:
     """Why no kernel runs with this Triton, and what to install; or an empty string."""
-    if _release(version) < OLDEST:
-        return f"Triton {version} is too old: pip install 'triton>={OLDEST[0]}.{OLDEST[1]}'"
-    return ""
+    release = _release(version)
+    if release >= OLDEST:
+        return ""
+    why = "takes subnormal numbers for zero where it divides" if release in _FLUSHING else "is too old"
+    return f"Triton {version} {why}: pip install 'triton>={OLDEST[0]}.{OLDEST[1]}'"
 
 
 def native_refusal(capability: tuple[int, int], triton_version: str) -> str:
