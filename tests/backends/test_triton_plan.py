@@ -1,0 +1,50 @@
+"""The choice of a tile and a route for Triton's products, for GPUs that are not here."""
+
+from __future__ import annotations
+
+import pytest
+
+from nvfp4.backends.triton import plan
+from nvfp4.tuning import Problem
+
+H200 = plan.Gpu((9, 0), 132, 232448)
+GATE_UP, DOWN = (43008, 5376), (5376, 21504)
+
+
+def test_plans_fit_and_are_candidates() -> None:
+    for gpu in (H200, plan.Gpu((8, 6), 82, 101376), plan.Gpu((7, 5), 40, 65536)):
+        for n, k in ((43008, 5376), (5376, 21504), (64, 256), (48, 16), (1 << 18, 256)):
+            for m in (1, 8, 9, 16, 33, 64, 65, 128, 129, 256, 257, 1024, 8192):
+                how = plan.choose(Problem(m, n, k), gpu)
+                assert how.tile.shared_bytes <= gpu.shared_bytes
+                assert str(how) in plan.candidates(Problem(m, n, k), gpu)
+                assert gpu.has_copy_engine or how.route != "dense"
+
+
+@pytest.mark.parametrize(
+    ("m", "weight", "how"),
+    [
+        (1, GATE_UP, "128x8x256, 3 stages, 4 warps, columns in 3 parts"),
+        (16, GATE_UP, "128x16x256, 3 stages, 4 warps"),
+        (16, DOWN, "128x16x256, 3 stages, 4 warps, columns in 8 parts"),
+        (512, GATE_UP, "128x256x128, 3 stages, 8 warps"),
+        (2048, GATE_UP, "dense"),
+        (2048, DOWN, "library"),
+    ],
+)
+def test_the_choice_on_an_h200(m: int, weight: tuple[int, int], how: str) -> None:
+    assert str(plan.choose(Problem(m, *weight), H200)) == how
+
+
+def test_few_tokens_are_split_the_same_way_however_many_they_are() -> None:
+    for low, high in ((1, 8), (9, 16), (17, 32), (33, 64), (65, 128)):
+        assert len({plan.choose(Problem(m, *DOWN), H200) for m in range(low, high + 1)}) == 1
+
+
+def test_where_a_tile_is_too_large_it_gets_smaller() -> None:
+    tile = plan.Tile(2, 64, 4, 3, 4)
+    assert tile.smaller(tile.shared_bytes) == tile
+    limits = [200 << 10, 100 << 10, 64 << 10, 48 << 10, 32 << 10, 16 << 10, 1]
+    smaller = [tile.smaller(limit) for limit in limits]
+    assert [t.shared_bytes <= limit for t, limit in zip(smaller, limits, strict=True)] == [True] * 6 + [False]
+    assert smaller[-1].tokens == 16
