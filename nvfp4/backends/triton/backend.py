@@ -64,7 +64,7 @@ class TritonBackend(Backend):
             return False, f"{desc.layout} is the layout of another backend's kernels"
         answer = f"Triton {importlib.metadata.version('triton')}, compiled at the first call of each kind"
         if desc.op in ("linear", "matmul", "gated_mlp"):
-            native = self._is_native(desc.activations, torch.cuda.current_device())
+            native = self._is_native(desc.activations)
             answer += _NATIVE if native else "; exact 16-bit operands"
             wanted = "plain" if native else _TILES
             if desc.layout != wanted:
@@ -77,11 +77,11 @@ class TritonBackend(Backend):
 
     def weight_layout(self, activations: str = "row") -> str:
         """The order of a 16-bit MMA's operand; plain bytes for an FP4 one."""
-        return "plain" if self._is_native(activations, torch.cuda.current_device()) else _TILES
+        return "plain" if self._is_native(activations) else _TILES
 
     @staticmethod
-    def _is_native(activations: str, device: int | torch.device) -> bool:
-        """Whether products of quantised activations are the GPU's own FP4 instruction."""
+    def _is_native(activations: str, device: torch.device | None = None) -> bool:
+        """Whether products of quantised activations are the GPU's own FP4 instruction; of the current GPU, if any."""
         if activations == "none" or not torch.cuda.is_available():
             return False
         return not native_refusal(torch.cuda.get_device_capability(device), importlib.metadata.version("triton"))
