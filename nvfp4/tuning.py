@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -23,9 +23,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from nvfp4 import env
 
-__all__ = ["Key", "Measurements", "Problem", "Store", "Times", "driver_version", "key_of", "stored_files"]
+__all__ = [
+    "Key", "Measurements", "Problem", "Store", "Times", "candidates_refusal", "driver_version", "key_of", "nearest",
+    "note", "stored_files",
+]  # fmt: skip
 
 _log = logging.getLogger("nvfp4")
+
+_REACH = 2.0  # what was measured speaks for half and for twice as many tokens
 
 
 class Problem(NamedTuple):
@@ -49,6 +54,29 @@ Times = Mapping[str, float]
 """Microseconds by the candidate's name, which its kernel family gives."""
 
 Measurements = Mapping[Problem, Times]
+
+
+def nearest(problem: Problem, measured: Iterable[Problem]) -> Problem | None:
+    """Of what was measured of a weight, that with the nearest number of tokens, from half to twice as many."""
+
+    def distance(other: Problem) -> float:
+        return max(other.m / problem.m, problem.m / other.m)
+
+    return min((other for other in measured if distance(other) <= _REACH), key=distance, default=None)
+
+
+def candidates_refusal(times: Times, wanted: Collection[str]) -> str:
+    """Why these are not the times of a problem with the candidates wanted, or an empty string."""
+    if len(wanted) < 2:
+        return f"got times of {', '.join(sorted(times))}, but there is nothing to choose"
+    if times.keys() != set(wanted):
+        return f"got times of {', '.join(sorted(times)) or 'nothing'}, wanted {', '.join(sorted(wanted))}"
+    return ""
+
+
+def note(measured: Measurements) -> str:
+    """What a backend's answer says of measurements; nothing where there are none."""
+    return f"; plans near {len(measured)} measured problems are tuned on this GPU" if measured else ""
 
 
 class Key(NamedTuple):

@@ -11,6 +11,7 @@ import torch
 from nvfp4 import backends
 from nvfp4.backends import Desc, cuda, sm120, sm120_tuning
 from nvfp4.backends.triton import backend as triton_backend
+from nvfp4.backends.triton import tuned
 
 PAGE = Path(__file__).parents[1] / "docs" / "support.md"
 OPS = {
@@ -72,6 +73,7 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         sm120, "gemm_refusal", lambda: "" if kernels.gemm_runs_on(*capability) else "no products for it"
     )
     monkeypatch.setattr(sm120_tuning, "measured", lambda index: {})
+    monkeypatch.setattr(tuned, "measured", lambda index: {})
     monkeypatch.setattr(triton_backend, "_refusal", lambda: "" if capability >= (8, 0) else "older than Ampere")
 
 

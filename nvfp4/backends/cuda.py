@@ -31,6 +31,7 @@ from nvfp4.backends.gated import unfused
 from nvfp4.formats import GROUP_SIZE
 from nvfp4.gated import GatedWeights
 from nvfp4.reference import Activation
+from nvfp4.tuning import note
 
 __all__ = ["CudaBackend"]
 
@@ -110,9 +111,7 @@ class CudaBackend(Backend):
                 answer += ", three launches where outputs are a multiple of eight"
         if _kernels.emulation():
             answer += f", their instruction emulated ({_kernels.emulation()}): a build for tests"
-        tuned = len(sm120_tuning.measured(torch.cuda.current_device()))
-        if tuned:
-            answer += f"; plans near {tuned} measured problems are tuned on this GPU"
+        answer += note(sm120_tuning.measured(torch.cuda.current_device()))
         if desc.layout != "n128k128":
             answer += f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"
         return True, answer

@@ -12,14 +12,12 @@ from functools import cache, partial
 from typing import Any
 
 from nvfp4 import _C
-from nvfp4.tuning import Measurements, Problem, Store, Times, key_of
+from nvfp4.tuning import Measurements, Problem, Store, Times, candidates_refusal, key_of, nearest
 
 __all__ = ["candidates", "choose", "measured", "refusal", "store"]
 
 _kernels: Any = getattr(_C, "cuda", None)
 _dispatch: Any = _C.dispatch
-
-_REACH = 2.0  # what was measured speaks for half and for twice as many tokens
 
 
 def _whole_or_pieces(plan: Any, problem: Problem) -> str:
@@ -34,28 +32,13 @@ def candidates(problem: Problem, gpu: Any) -> dict[str, Any]:
 
 def refusal(problem: Problem, times: Times, gpu: Any) -> str:
     """Why these times cannot be of this problem, or an empty string."""
-    wanted = candidates(problem, gpu)
-    if len(wanted) < 2:
-        return f"got times of {', '.join(sorted(times))}, but there is nothing to choose"
-    if times.keys() != wanted.keys():
-        return f"got times of {', '.join(sorted(times)) or 'nothing'}, wanted {', '.join(sorted(wanted))}"
-    return ""
-
-
-def _nearest(problem: Problem, found: Measurements) -> Problem | None:
-    """The measured problem of the same weight with the nearest number of tokens."""
-
-    def distance(other: Problem) -> float:
-        return max(other.m / problem.m, problem.m / other.m)
-
-    near = [other for other in found if other[1:] == problem[1:] and distance(other) <= _REACH]
-    return min(near, key=distance, default=None)
+    return candidates_refusal(times, candidates(problem, gpu))
 
 
 def choose(problem: Problem, gpu: Any, found: Measurements) -> Any:
     """The plan with the least time: predicted, and corrected where something near was measured."""
     plans = candidates(problem, gpu)
-    near = _nearest(problem, found)
+    near = nearest(problem, (other for other in found if other[1:] == problem[1:]))
     if near is None or len(plans) < 2:
         return _dispatch.sm120_choose(*problem, gpu)
     there = candidates(near, gpu)

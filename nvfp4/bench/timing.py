@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -54,10 +55,16 @@ def by_events(call: Callable[[], object]) -> float:
     return milliseconds * 1e3
 
 
-def replayed(call: Callable[[], object]) -> Variant:
-    """The call as a CUDA graph, so that what is timed is the GPU's work and not the launches."""
+def replayed(call: Callable[[], object], pool: Any = None) -> Variant:
+    """The call as a CUDA graph, so that what is timed is the GPU's work and not the launches.
+
+    Args:
+        call: gives work to the current stream.
+        pool: from `torch.cuda.graph_pool_handle`, memory shared with other graphs, of which none runs at the same time
+            and none leaves anything there.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         call()
 
     def replay(_call: object = call) -> None:  # the call may own memory that the graph uses

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from nvfp4 import _C, backends, env, functional, reference
-from nvfp4.backends import sm120_tuning
-from nvfp4.bench import machine
+from nvfp4.bench import machine, tuning
+from nvfp4.tuning import Store
 
 __all__ = ["collect", "openmp_runtimes", "self_check"]
 
@@ -130,8 +130,7 @@ def _backends() -> list[dict[str, Any]]:
     ]
 
 
-def _tuned(index: int) -> str:
-    store = sm120_tuning.store(index)
+def _tuned(store: Store) -> str:
     try:
         count = len(store.load())
     except (OSError, ValueError) as error:
@@ -141,10 +140,11 @@ def _tuned(index: int) -> str:
 
 def _tuning() -> dict[str, str] | str:
     """The tuning file of every GPU that has one."""
-    served, reason = backends.BACKENDS["cuda"].supports(backends.Desc("linear", "cuda", layout="n128k128"))
-    if not served:
-        return f"none: {reason}"
-    return {f"cuda:{index}": _tuned(index) for index in range(torch.cuda.device_count())}
+    try:
+        family = tuning.family()
+    except RuntimeError as error:
+        return f"none: {str(error).removeprefix('tune: ')}"
+    return {f"cuda:{index}": _tuned(family.store(index)) for index in range(torch.cuda.device_count())}
 
 
 def _compare() -> str:

@@ -13,16 +13,15 @@ def tune(
     shape: Annotated[
         list[str] | None, typer.Option(help="N,K of a weight; may be repeated. Default: Gemma-4-31B's MLP.")
     ] = None,
-    tokens: Annotated[str, typer.Option(help="Numbers of tokens. Default: 512,1024,2048,4096,8192.")] = "",
+    tokens: Annotated[str, typer.Option(help="Numbers of tokens. Default: 512 to 8192, of Triton's 1 to 8192.")] = "",
     show: Annotated[bool, typer.Option("--show", help="Only show what is stored for this GPU, or for any.")] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Only remove what is stored for this GPU.")] = False,
 ) -> None:
-    """Time the candidates of SM120's matrix products on this GPU; processes that start later take the fastest ones."""
+    """Time the candidates of SM120's or Triton's products on this GPU; processes that start later take the fastest."""
     import torch
     from rich.console import Console
 
     from nvfp4 import env
-    from nvfp4.backends import sm120_tuning
     from nvfp4.bench import cases, tuning
     from nvfp4.tables import show as show_table
     from nvfp4.tuning import stored_files
@@ -30,11 +29,9 @@ def tune(
     if show and clear:
         raise ValueError("tune: got --show and --clear, wanted one of them")
     shapes = [cases.parse_shape(text) for text in shape or ()] or tuning.SHAPES
-    sizes = cases.parse_tokens(tokens, "--tokens") if tokens else tuning.TOKENS
+    sizes = cases.parse_tokens(tokens, "--tokens") if tokens else ()
     console, errors = Console(), Console(stderr=True)
-    if not (show or clear):
-        tuning.check_tunable()
-    elif not tuning.has_gpu():
+    if (show or clear) and not torch.cuda.is_available():
         files = stored_files()
         for path, text in files.items():
             typer.echo(f"{path}: {text}")
@@ -46,18 +43,19 @@ def tune(
         if not files:
             errors.print(f"nothing is stored: no tuning file in {env.cache_dir()}", soft_wrap=True)
         return
-    store = sm120_tuning.store(torch.cuda.current_device())
+    family = tuning.family()
+    store = family.store(torch.cuda.current_device())
     path = store.key.path
     if clear:
         errors.print(f"removed {path}" if store.clear() else f"nothing to remove: there is no {path}", soft_wrap=True)
         return
     if show:
         measured = store.load()
-        show_table(console, tuning.render(tuning.stored(measured)))
+        show_table(console, tuning.render(family, tuning.stored(family, measured)))
     else:
         with errors.status("") as status:
-            results = tuning.run(shapes, sizes, progress=status.update)
-        show_table(console, tuning.render(results))
+            results = tuning.run(family, shapes, sizes or family.tokens, progress=status.update)
+        show_table(console, tuning.render(family, results))
         measured = tuning.measurements(results)
         if measured:
             store.add(measured)

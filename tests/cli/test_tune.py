@@ -9,13 +9,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from nvfp4 import _C, backends
+from nvfp4 import _C
 from nvfp4.backends import sm120_tuning
-from nvfp4.bench import tuning
+from nvfp4.bench import families, tuning
 from nvfp4.cli import app, main, probes
 from nvfp4.tuning import Key, Store
 
 PRO6000 = _C.dispatch.Gpu(188, 2.4e9, 1.79e12)
+SM120 = families.FAMILIES[0]
 
 
 def invoke(*arguments):
@@ -61,13 +62,13 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setattr(sm120_tuning, "store", lambda index: found)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(tuning, "_kernels", SimpleNamespace(gpu=lambda index: PRO6000))
-    monkeypatch.setattr(tuning, "check_tunable", lambda: None)
-    monkeypatch.setattr(tuning, "has_gpu", lambda: True)
-    monkeypatch.setattr(tuning, "_weights", lambda n, k: [torch.empty(0)])
+    monkeypatch.setattr(families, "_kernels", SimpleNamespace(gpu=lambda index: PRO6000))
+    monkeypatch.setattr(tuning, "family", lambda: SM120)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(SM120, "weights", lambda n, k: [torch.empty(0)])
 
-    def measure(problem, plans, weights):
-        return {name: plan.seconds * 1e6 for name, plan in plans.items()}
+    def measure(of, problem, plans, weights):
+        return {name: of.predicted(plan) for name, plan in plans.items()}
 
     monkeypatch.setattr(tuning, "measure", measure)
     return found
@@ -90,7 +91,7 @@ def test_measure_show_clear(store) -> None:
 
 
 def test_without_a_gpu_it_shows_what_is_stored_for_others(store, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(tuning, "has_gpu", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for argument in ("--show", "--clear"):
         result = invoke(argument)
         assert result.exit_code == 0
@@ -113,8 +114,12 @@ def test_only_streamed_tokens_store_nothing(store) -> None:
     assert not store.key.path.exists()
 
 
-def test_info_names_the_file(store, monkeypatch) -> None:
-    monkeypatch.setattr(backends.BACKENDS["cuda"], "supports", lambda desc: (True, "SM120 kernels"))
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with a GPU says something else")
+def test_info_says_why_nothing_is_tuned() -> None:
+    assert probes._tuning().startswith("none: there is nothing to choose from. SM120's matrix products: ")
+
+
+def test_info_names_the_file(store) -> None:
     assert probes._tuning() == {"cuda:0": f"none: `nvfp4 tune` makes {store.key.path}"}
     invoke("--shape", "5376,21504", "--tokens", "512")
     assert probes._tuning() == {"cuda:0": f"problems: 1, in {store.key.path}"}

@@ -16,10 +16,12 @@ from nvfp4.backends.arguments import COMPUTE_ROW, COMPUTE_TENSOR, as_rows, quant
 from nvfp4.backends.base import NEGATIVE_SCALE, Backend, Desc, refused_off_gpu
 from nvfp4.backends.calls import record
 from nvfp4.backends.gated import unfused
+from nvfp4.backends.triton import tuned
 from nvfp4.backends.triton.versions import OLDEST, native_refusal, triton_refusal
 from nvfp4.formats import GROUP_SIZE
 from nvfp4.gated import GatedWeights
 from nvfp4.reference import Activation
+from nvfp4.tuning import note
 
 __all__ = ["TritonBackend"]
 
@@ -65,7 +67,8 @@ class TritonBackend(Backend):
         answer = f"Triton {importlib.metadata.version('triton')}, compiled at the first call of each kind"
         if desc.op in ("linear", "matmul", "gated_mlp"):
             native = self._is_native(desc.activations)
-            answer += _NATIVE if native else "; exact 16-bit operands"
+            operands = f"; exact 16-bit operands{note(tuned.measured(torch.cuda.current_device()))}"
+            answer += _NATIVE if native else operands
             wanted = "plain" if native else _TILES
             if desc.layout != wanted:
                 answer += f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 from nvfp4.tuning import Problem
 
 __all__ = [
     "DENSE",
+    "FEW",
     "WORKSPACE_BYTES",
     "DenseTile",
     "Gpu",
@@ -94,7 +94,7 @@ class DenseTile(NamedTuple):
 DENSE = DenseTile(128, 256, 64, 3, 8)
 
 WORKSPACE_BYTES = 512 << 20
-"""Most that a weight's numbers take in memory, while a product of many tokens runs."""
+"""Most that a weight's numbers, or the sums of programs that share a tile, take in memory at many tokens."""
 
 
 class Plan(NamedTuple):
@@ -133,7 +133,9 @@ _MOST_WITHOUT_WARPGROUPS = 64
 """Tokens of a tile elsewhere: where products are a warp's own, more of them would not leave registers for the rest."""
 
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
-_FEW = 128  # tokens, whose sums are split the same way however many they are
+FEW = 128
+"""Tokens, whose sums are split the same way however many they are."""
+
 _LAUNCH = 1.5  # units' time that starting and ending a program takes
 
 # Times in that of cuBLAS's product of the same sizes, from measurements on an H200 and an H100.
@@ -169,7 +171,7 @@ def _fused_time(problem: Problem, tile: Tile, splits: int, gpu: Gpu) -> float:
     each = -(-units // splits)
     resident = max(1, min(gpu.shared_bytes // tile.shared_bytes, 16 // tile.warps))
     spent = _waves(tiles * splits, gpu.processors * resident) * (each + _LAUNCH) * splits / units
-    sums = _SUMS * (splits + 1) / 2 if problem.m > _FEW else _FEW_SUMS * splits * problem.m
+    sums = _SUMS * (splits + 1) / 2 if problem.m > FEW else _FEW_SUMS * splits * problem.m
     return _FUSED * spent + (splits > 1) * (sums / problem.k + _ANOTHER / (problem.n * problem.k))
 
 
@@ -184,10 +186,12 @@ def _by_memory(problem: Problem, gpu: Gpu) -> dict[str, float]:
 
 
 def _splits_of(problem: Problem) -> list[int]:
-    return [splits for splits in _SPLITS if splits <= units_of(problem.k)]
+    most = units_of(problem.k)
+    if problem.m > FEW:
+        most = min(most, max(1, WORKSPACE_BYTES // (4 * problem.m * problem.n)))
+    return [splits for splits in _SPLITS if splits <= most]
 
 
-@lru_cache(maxsize=4096)
 def choose(problem: Problem, gpu: Gpu) -> Plan:
     """The plan with the least predicted time.
 
@@ -195,11 +199,11 @@ def choose(problem: Problem, gpu: Gpu) -> Plan:
     others there are only through its tile.
     """
     tile = tile_for(problem.m, gpu)
-    if problem.m <= _FEW:
+    if problem.m <= FEW:
         problem = problem._replace(m=tile.tokens)
     times = {splits: _fused_time(problem, tile, splits, gpu) for splits in _splits_of(problem)}
     splits = min(times, key=times.__getitem__)
-    if problem.m > _FEW:
+    if problem.m > FEW:
         slow = 1.0 if gpu.has_warpgroups else problem.m / tile.tokens  # as often the weight is unpacked again
         others = _by_memory(problem, gpu)
         route = min(others, key=others.__getitem__)
@@ -211,8 +215,8 @@ def choose(problem: Problem, gpu: Gpu) -> Plan:
 def candidates(problem: Problem, gpu: Gpu) -> dict[str, Plan]:
     """Plans worth timing, by name."""
     chosen = tile_for(problem.m, gpu)
-    fused = [chosen] if problem.m <= _FEW else [chosen, tile_for(_FEW, gpu)]
+    fused = [chosen] if problem.m <= FEW else [chosen, tile_for(FEW, gpu)]
     plans = [Plan(tile, splits) for tile in fused for splits in _splits_of(problem)]
-    if problem.m > _FEW:
+    if problem.m > FEW:
         plans += [Plan(chosen, 1, route) for route in _by_memory(problem, gpu)]
     return {str(plan): plan for plan in plans}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from nvfp4.backends.arguments import as_rows
-from nvfp4.backends.triton import dense, fused, gemm, plan, quantize, tokens
+from nvfp4.backends.triton import dense, fused, gemm, plan, quantize, tokens, tuned
 from nvfp4.backends.triton.quantize import DTYPES
 from nvfp4.formats import GROUP_SIZE
 from nvfp4.tuning import Problem
@@ -189,15 +188,6 @@ def force_plan(how: plan.Plan) -> Iterator[None]:
         _forced.pop()
 
 
-@cache
-def _gpu(device: torch.device) -> plan.Gpu:
-    if device.type == "cpu":
-        return plan.Gpu((8, 0), 4, 166912)  # the interpreter
-    properties = torch.cuda.get_device_properties(device)
-    shared: int = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
-    return plan.Gpu((properties.major, properties.minor), properties.multi_processor_count, shared)
-
-
 _SUMS_BYTES = 1 << 30
 """Most that the sums of a float32 token's three parts take in memory."""
 
@@ -217,10 +207,10 @@ def linear(x: Tensor, weight: Weight, input_global_scale: Tensor | None, activat
 
 def product(x: Tokens, weight: Weight, out: Tensor) -> None:
     """out [rows, n] of tokens and a weight."""
-    gpu = _gpu(out.device)
-    how = _forced[-1] if _forced else plan.choose(Problem(x.parts * x.rows, weight.rows, 256 * x.units), gpu)
+    index = out.device.index if out.device.type == "cuda" else None
+    how = _forced[-1] if _forced else tuned.plan_of(Problem(x.parts * x.rows, weight.rows, 256 * x.units), index)
     if how.route == "fused":
-        _fused(x, weight, out, how, gpu)
+        _fused(x, weight, out, how, tuned.gpu_of(index))
         return
     is_plain = x.parts == 1 and not weight.has_many_scales
     _by_workspace(x, weight, out, by_library=how.route == "library" or not is_plain)
