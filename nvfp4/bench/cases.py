@@ -119,28 +119,28 @@ def parse_tokens(text: str, option: str = "--m") -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
-def parse_dtype(text: str) -> str:
-    """A name of `DTYPES`.
+def parse_dtype(text: str, known: tuple[str, ...] = tuple(DTYPES)) -> str:
+    """A known name of a dtype.
 
     Raises:
         ValueError: it is none.
     """
-    if text not in DTYPES:
-        raise ValueError(f"--dtype: got {text!r}, wanted one of {', '.join(DTYPES)}")
+    if text not in known:
+        raise ValueError(f"--dtype: got {text!r}, wanted one of {', '.join(known)}")
     return text
 
 
-def parse_ops(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of `OPS`, all of them when none is given.
+def parse_ops(names: Iterable[str], known: tuple[str, ...] = OPS) -> tuple[str, ...]:
+    """Known names of ops, all of them when none is given.
 
     Raises:
         ValueError: a name is unknown.
     """
     ops = tuple(dict.fromkeys(names))
     for name in ops:
-        if name not in OPS:
-            raise ValueError(f"--op: got {name!r}, wanted one of {', '.join(OPS)}")
-    return ops or OPS
+        if name not in known:
+            raise ValueError(f"--op: got {name!r}, wanted one of {', '.join(known)}")
+    return ops or known
 
 
 def make_cases(

@@ -38,9 +38,15 @@ def copies(nbytes: int, cold: int) -> int:
     return cold // max(nbytes, 1) + 1
 
 
-def cold_copies(made: Tensor) -> list[Tensor]:
-    """A tensor on a GPU as often as it takes to leave no part of it in the L2 cache."""
-    cold = cold_bytes(torch.cuda.get_device_properties(made.device).L2_cache_size)
+def cold_copies(made: Tensor, cold: int | None = None) -> list[Tensor]:
+    """A tensor as often as it takes to leave no part of it in a cache.
+
+    Args:
+        made: the tensor.
+        cold: bytes to rotate over, from `cold_bytes`; None: of the L2 cache of the GPU that it is on.
+    """
+    if cold is None:
+        cold = cold_bytes(torch.cuda.get_device_properties(made.device).L2_cache_size)
     return [made, *(made.clone() for _ in range(copies(made.nbytes, cold) - 1))]
 
 

@@ -47,8 +47,12 @@ def _same(what: str, got: Tensor, wanted: Tensor) -> None:
         )
 
 
-def check_linear(op: str, x: Tensor, operands: LinearOperands, y: Tensor) -> None:
+def check_linear(
+    op: str, x: Tensor, operands: LinearOperands, y: Tensor, input_global_scale: Tensor | None = None
+) -> None:
     """Compare sampled columns of y [m, n], the result of `op` on x and any copy of the weight.
+
+    `input_global_scale` is given for a calibrated scale; without, every row of x has its own.
 
     Raises:
         RefcheckError: a value differs.
@@ -57,25 +61,29 @@ def check_linear(op: str, x: Tensor, operands: LinearOperands, y: Tensor) -> Non
     plain = operands.plain
     scale = plain.scale.view(torch.uint8)[columns].view(torch.float8_e4m3fn)
     weight = NVFP4Tensor(plain.packed[columns], scale, plain.global_scale, (len(columns), operands.k))
-    if op == "linear-w4a4":
-        wanted = reference.matmul(reference.quantize(x, None, "row"), weight, None, x.dtype)
-    else:
+    if op == "linear-w4a16":
         wanted = reference.linear(x, weight)
+    else:
+        wanted = reference.matmul(reference.quantize(x, input_global_scale, "row"), weight, None, x.dtype)
     _same(f"{op} M={x.shape[0]} N={operands.n} K={operands.k}", y[:, columns], wanted)
 
 
-def check_quantize(x: Tensor, packed: Tensor, scale: Tensor, global_scale: Tensor) -> None:
-    """Compare sampled rows of quantised x [m, k] (row scales; scale bytes as uint8).
+def check_quantize(
+    x: Tensor, packed: Tensor, scale: Tensor, global_scale: Tensor, wanted_scale: Tensor | None = None
+) -> None:
+    """Compare sampled rows of quantised x [m, k] (scale bytes as uint8).
+
+    `wanted_scale` [1] is the global scale of all rows; without, each has its own.
 
     Raises:
         RefcheckError: a byte differs.
     """
     rows = sample(x.shape[0])
-    wanted = reference.quantize(x[rows], None, "row")
+    wanted = reference.quantize(x[rows], wanted_scale, "row")
     what = f"quantize [{x.shape[0]}, {x.shape[1]}]"
     _same(f"{what}: packed", packed[rows], wanted.packed)
     _same(f"{what}: scale", scale[rows], wanted.scale.view(torch.uint8))
-    _same(f"{what}: global_scale", global_scale[rows], wanted.global_scale)
+    _same(f"{what}: global_scale", global_scale[rows] if wanted_scale is None else global_scale, wanted.global_scale)
 
 
 def check_dequantize(operands: RowOperands, copy: int, y: Tensor) -> None:

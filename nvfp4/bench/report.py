@@ -13,7 +13,7 @@ from nvfp4.bench.overhead import Overhead
 from nvfp4.bench.results import Row
 from nvfp4.bench.runner import Report
 
-__all__ = ["number", "render"]
+__all__ = ["make_table", "number", "render"]
 
 
 def number(value: float | None, suffix: str = "") -> str:
@@ -24,7 +24,8 @@ def number(value: float | None, suffix: str = "") -> str:
     return f"{value:,.{digits}f}{suffix}"
 
 
-def _table(title: str, columns: Iterable[str]) -> Table:
+def make_table(title: str, columns: Iterable[str]) -> Table:
+    """A table whose first column is of names and the others of figures."""
     table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
@@ -42,7 +43,7 @@ def _linear_table(rows: list[Row]) -> Table:
         *("op", "M", "µs", "p20–p80", "GB/s", "GFLOP/s", "roof µs", "bound", "of roof"),
         *("x bf16", "x fp32", "x int4"),
     )
-    table = _table(f"linear  N {first.n}  K {first.k}  {first.dtype}", columns)
+    table = make_table(f"linear  N {first.n}  K {first.k}  {first.dtype}", columns)
     for row in rows:
         table.add_row(
             row.op.removeprefix("linear-"), str(row.m), number(row.us), f"{number(row.us_p20)}–{number(row.us_p80)}",
@@ -54,7 +55,7 @@ def _linear_table(rows: list[Row]) -> Table:
 
 def _row_table(rows: list[Row]) -> Table:
     columns = ("op", "rows", "K", "µs", "p20–p80", "GB/s", "memcpy GB/s", "of memcpy")
-    table = _table(f"quantise and dequantise  {rows[0].dtype}, bytes read + written", columns)
+    table = make_table(f"quantise and dequantise  {rows[0].dtype}, bytes read + written", columns)
     for row in rows:
         table.add_row(
             row.op, str(row.m), str(row.k), number(row.us), f"{number(row.us_p20)}–{number(row.us_p80)}",
@@ -68,7 +69,7 @@ def _overhead_table(overhead: list[Overhead]) -> Table:
         *("N x K, M = 1, warm, µs a call", "NVFP4Linear", "op", "kernel", "Python"),
         *("F.linear bf16", "F.linear fp32"),
     )
-    table = _table("the price of a call", columns)
+    table = make_table("the price of a call", columns)
     for item in overhead:
         figures = (item.module_us, item.op_us, item.kernel_us, item.python_us, item.torch_bf16_us, item.torch_fp32_us)
         table.add_row(f"{item.n} x {item.k}", *map(number, figures))

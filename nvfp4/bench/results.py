@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nvfp4.bench.cases import Case
 from nvfp4.bench.machine import Machine
 from nvfp4.bench.timing import Samples
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = ["COLUMNS", "Peaks", "Row", "check_writable", "make_row", "write_csv"]
 
@@ -144,8 +148,16 @@ def _cell(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def write_csv(path: Path, rows: Iterable[Row], machine: Machine) -> None:
-    """Write `COLUMNS`; beside the target first and renamed, so that an interruption leaves no half file.
+def write_csv(
+    path: Path, rows: Iterable[DataclassInstance], machine: DataclassInstance, columns: Sequence[str] = COLUMNS
+) -> None:
+    """Write rows, the machine's fields after each; beside the target first and renamed, so that no half file stays.
+
+    Args:
+        path: of the file.
+        rows: all of one class.
+        machine: where they come from.
+        columns: names of both classes' fields.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -155,10 +167,9 @@ def write_csv(path: Path, rows: Iterable[Row], machine: Machine) -> None:
     try:
         with beside.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
+            writer.writerow(columns)
             for row in rows:
-                cells = [getattr(row, field.name) for field in fields(Row)]
-                writer.writerow([_cell(cell) for cell in (*cells, *machine.as_dict().values())])
+                writer.writerow([_cell(cell) for cell in (*astuple(row), *astuple(machine))])
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

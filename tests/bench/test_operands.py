@@ -51,3 +51,11 @@ def test_row_operands():
     assert made.values.nbytes > 1000
     assert made.packed.nbytes + made.scale.nbytes + made.global_scale.nbytes > 1000
     assert made.copy_source[0].nbytes == (3 * (32 * 2 + 16 + 2 + 4)) // 2
+
+
+def test_cold_copies_rotate_over_what_they_are_told():
+    made = torch.arange(100, dtype=torch.uint8)
+    copied = operands.cold_copies(made, 250)
+    assert len(copied) == 3
+    assert copied[0] is made
+    assert all(torch.equal(one, made) for one in copied)

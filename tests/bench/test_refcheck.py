@@ -48,3 +48,15 @@ def test_the_sample_has_both_ends():
     assert chosen[-1] == 999
     assert len(chosen) <= 48
     assert refcheck.sample(1).tolist() == [0]
+
+
+def test_calibrated_and_tensor_scales_are_compared_too(backend):
+    operands = LinearOperands(72, 256, "n16k64", cold=0, peers=False)
+    x, given = operands.activations(3, "bfloat16"), torch.tensor([448.0])
+    y = nvfp4.linear(x, operands.weights[0], input_global_scale=given)
+    refcheck.check_linear("linear-w4a4", x, operands, y, given)
+    values = torch.randn(70, 64, dtype=torch.bfloat16)
+    t = nvfp4.quantize(values)
+    refcheck.check_quantize(values, t.packed, t.scale.view(torch.uint8), t.global_scale, t.global_scale.clone())
+    with pytest.raises(refcheck.RefcheckError):
+        refcheck.check_quantize(values, t.packed, t.scale.view(torch.uint8), t.global_scale, 2 * t.global_scale)
