@@ -16,7 +16,7 @@ import torch
 
 from nvfp4 import backends, env
 from nvfp4.backends import sm120
-from nvfp4.backends.triton import plan
+from nvfp4.backends.triton import plan, tuned
 from nvfp4.bench.gpu_cases import GpuCase
 from nvfp4.bench.gpu_operands import Call, Probes, Products, Quantisers
 from nvfp4.bench.gpu_place import Place
@@ -87,11 +87,8 @@ def _repeated(calls: Sequence[Call], least: int) -> list[Call]:
 
 
 def _plan_of(case: GpuCase) -> str:
-    """How Triton's product runs, as `plan.choose` says it of the current GPU."""
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    shared: int = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
-    here = plan.Gpu((properties.major, properties.minor), properties.multi_processor_count, shared)
-    return str(plan.choose(Problem(case.m, case.n, 256 * plan.units_of(case.k)), here))
+    """How Triton's product runs on the current GPU."""
+    return str(tuned.plan_of(Problem(case.m, case.n, 256 * plan.units_of(case.k)), torch.cuda.current_device()))
 
 
 class _Entry(NamedTuple):

@@ -9,6 +9,7 @@ import torch
 
 import gpu_rows
 from nvfp4 import backends
+from nvfp4.backends.triton import plan, tuned
 from nvfp4.bench import gpu_bench, gpu_operands, gpu_place, refcheck
 from nvfp4.bench.gpu_bench import GpuSettings, run
 from nvfp4.bench.gpu_cases import OPS, GpuCase, make_cases
@@ -142,12 +143,12 @@ def test_without_a_gpu_it_says_what_to_do() -> None:
 
 
 def test_the_plan_is_the_one_that_is_chosen_for_the_gpu(monkeypatch) -> None:
-    class Properties:
-        major, minor, multi_processor_count, shared_memory_per_block_optin = 9, 0, 132, 232448
-
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
+    monkeypatch.setattr(tuned, "gpu_of", lambda index: plan.Gpu((9, 0), 132, 232448))
+    monkeypatch.setattr(tuned, "measured", lambda index: {})
+    tuned.plan_of.cache_clear()
     assert gpu_bench._plan_of(GpuCase("linear-w4a4-row", 16, 43008, 5376)).startswith("128x16x256, 3 stages")
+    tuned.plan_of.cache_clear()
 
 
 @needs_gpu
