@@ -22,6 +22,7 @@ __all__ = [
     "as_rows",
     "mode_of",
     "quantized_outputs",
+    "without_columns",
 ]
 
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -29,7 +30,6 @@ GIVEN_TENSOR, _GIVEN_ROW, COMPUTE_TENSOR, COMPUTE_ROW = 0, 1, 2, 3
 ACTIVATION_CODES = {"gelu_tanh": 1, "gelu": 2, "silu": 3}
 SCHEME_CODES = {"nvfp4": 0, "compressed-tensors": 1}
 SCALE_LAYOUT_CODES = {"plain": 0, "128x4": 1}
-ACTIVATION_CODES = {"gelu_tanh": 1, "gelu": 2, "silu": 3}
 
 
 def as_rows(x: Tensor) -> tuple[Tensor, int, int]:
@@ -73,3 +73,8 @@ def quantized_outputs(x: Tensor, global_scale: Tensor | None, granularity: str, 
     shape = layouts.swizzled_shape(x.shape[:-1].numel(), groups) if layout == "128x4" else (*lead, groups)
     packed = torch.empty((*lead, k // 2), dtype=torch.uint8, device=device)
     return mode, Quantized(packed, torch.empty(shape, dtype=torch.uint8, device=device), global_scale)
+
+
+def without_columns(out: Tensor, bias: Tensor | None) -> Tensor:
+    """The product over no columns at all, written to `out`."""
+    return out.zero_() if bias is None else out.copy_(bias.float().expand(out.shape))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nvfp4 import _C, reference
 from nvfp4.backends import sm120_tuning
-from nvfp4.backends.arguments import COMPUTE_ROW, COMPUTE_TENSOR, DTYPE_CODES, GIVEN_TENSOR, as_rows
+from nvfp4.backends.arguments import COMPUTE_ROW, COMPUTE_TENSOR, DTYPE_CODES, GIVEN_TENSOR, as_rows, without_columns
 from nvfp4.formats import GROUP_SIZE
 from nvfp4.tuning import Problem
 
@@ -256,11 +256,6 @@ def _padded_rows(n: int, bias: Tensor | None, global_scale: Tensor) -> tuple[int
     return n + extra, bias, global_scale
 
 
-def _no_columns(out: Tensor, bias: Tensor | None) -> Tensor:
-    """The product over no columns at all."""
-    return out.zero_() if bias is None else out.copy_(bias.float().expand(out.shape))
-
-
 def _ones(device: torch.device) -> Tensor:
     return torch.ones(1, dtype=torch.float32, device=device)
 
@@ -283,7 +278,7 @@ def linear(
     if out.numel() == 0:
         return out
     if k == 0:
-        return _no_columns(out, bias)
+        return without_columns(out, bias)
     if weight_global_scale.dim() > 1:
         g_x = _global_scale_of(x, input_global_scale, activations)
         a = torch.ops.nvfp4.quantize.default(x.reshape(m, k), g_x, "row", "nvfp4", "plain")
@@ -338,7 +333,7 @@ def matmul(
     if out.numel() == 0:
         return out.to(out_dtype)
     if k == 0:
-        return _no_columns(out, bias).to(out_dtype)
+        return without_columns(out, bias).to(out_dtype)
     p = product(m, n, k, device.index)
     memory, at = _places(m, n, k, device.index).allocate(device)
     a_packed, a_scale = a_packed.reshape(m, k // 2).contiguous(), a_scale.contiguous()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nvfp4 import layout as layouts
 from nvfp4 import reference
-from nvfp4.backends.arguments import COMPUTE_ROW, COMPUTE_TENSOR, as_rows, quantized_outputs
+from nvfp4.backends.arguments import COMPUTE_ROW, COMPUTE_TENSOR, as_rows, quantized_outputs, without_columns
 from nvfp4.backends.base import NEGATIVE_SCALE, Backend, Desc, refused_off_gpu
 from nvfp4.backends.calls import record
 from nvfp4.backends.gated import unfused
@@ -66,11 +66,11 @@ class TritonBackend(Backend):
             return False, f"{desc.layout} is the layout of another backend's kernels"
         answer = f"Triton {importlib.metadata.version('triton')}, compiled at the first call of each kind"
         if desc.op in ("linear", "matmul", "gated_mlp"):
-            native = self._is_native(desc.activations)
-            operands = f"; exact 16-bit operands{note(tuned.measured(torch.cuda.current_device()))}"
-            answer += _NATIVE if native else operands
-            wanted = "plain" if native else _TILES
-            if desc.layout != wanted:
+            if self._is_native(desc.activations):
+                answer += _NATIVE
+            else:
+                answer += f"; exact 16-bit operands{note(tuned.measured(torch.cuda.current_device()))}"
+            if desc.layout != self.weight_layout(desc.activations):
                 answer += f"; repacks the {desc.layout} weight at every call, nvfp4.prepare(module) does it once"
         elif desc.op == "dequantize" and desc.layout in layouts.TILED_LAYOUTS:
             answer += "; tiles become plain bytes first"
@@ -166,7 +166,7 @@ class TritonBackend(Backend):
 
         out = torch.empty((*a_packed.shape[:-1], n), dtype=out_dtype, device=a_packed.device)
         if out.numel() == 0 or a_packed.shape[-1] == 0:
-            return _without_columns(out, bias)
+            return without_columns(out, bias)
         if b_global_scale.dim() == 1 and self._is_native("row", out.device):
             a = (a_packed, a_scale, a_global_scale)
             return self._native(a, b_packed, b_scale, b_global_scale, bias, layout, out)
@@ -194,7 +194,7 @@ class TritonBackend(Backend):
 
         out = x.new_empty(*x.shape[:-1], out_features)
         if out.numel() == 0 or x.shape[-1] == 0:
-            return _without_columns(out, bias)
+            return without_columns(out, bias)
         if weight_global_scale.dim() == 1 and self._is_native(activations, out.device):
             a = self.quantize(x, input_global_scale, "row" if activations == "row" else "tensor", "nvfp4", "plain")
             return self._native(a, weight, weight_scale, weight_global_scale, bias, layout, out)
@@ -346,11 +346,6 @@ class TritonBackend(Backend):
             return packed if packed.data_ptr() % 16 == 0 else packed.clone()
         k = scale.shape[1] * GROUP_SIZE if layout in layouts.TILED_LAYOUTS else packed.shape[1] * 2
         return self._to_tiles(*self._plain(packed, scale, n, k, layout))
-
-
-def _without_columns(out: Tensor, bias: Tensor | None) -> Tensor:
-    """The product over no columns at all."""
-    return out.zero_() if bias is None else out.copy_(bias.float().expand(out.shape))
 
 
 def on_device(x: Tensor) -> torch.cuda.device:

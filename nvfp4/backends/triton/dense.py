@@ -6,10 +6,9 @@ import triton
 import triton.language as tl
 
 from nvfp4.backends.triton.bits import rounded_to
+from nvfp4.backends.triton.gemm import place_of_tile
 
 __all__ = ["multiply_dense"]
-
-_GROUP = tl.constexpr(8)  # tiles of tokens whose programs follow each other, so that they read the same rows
 
 
 @triton.jit(do_not_specialize=["tokens", "columns"])
@@ -25,11 +24,8 @@ def multiply_dense(
         alpha, bias: as `gemm.multiply` has them.
         out: [tokens, width], from the first of the rows on.
     """
-    down, across = tl.cdiv(tokens, M), tl.cdiv(rows, N)
-    band = tl.program_id(0) // (_GROUP * across) * _GROUP
-    inside = tl.program_id(0) % (_GROUP * across)
-    height = tl.minimum(down - band, _GROUP)
-    first_token, first_row = (band + inside % height) * M, inside // height * N
+    token_tile, row_tile = place_of_tile(tl.cdiv(tokens, M), tl.cdiv(rows, N))
+    first_token, first_row = token_tile * M, row_tile * N
     tl.assume(columns > 0)  # a loop that may be left out makes ptxas wait for every single product
     acc = tl.zeros((M, N), tl.float32)
     for column in tl.range(0, columns, K, num_stages=STAGES):

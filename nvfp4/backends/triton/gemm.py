@@ -13,9 +13,9 @@ import triton.language as tl
 from nvfp4.backends.triton.bits import IS_INTERPRETED, rounded_to
 from nvfp4.backends.triton.unpack import scaled_operands
 
-__all__ = ["finish", "multiply", "unpack_weight"]
+__all__ = ["finish", "multiply", "place_of_tile", "unpack_weight"]
 
-_GROUP = tl.constexpr(8)  # tiles of rows whose programs follow each other, so that they read the same tokens
+_BAND = tl.constexpr(8)
 
 
 @triton.jit
@@ -51,12 +51,11 @@ def _dot(a, b, acc):
 
 
 @triton.jit
-def _tile(tokens, rows, N: tl.constexpr, M: tl.constexpr):
-    """Which rows and which tokens are this program's."""
-    across, down = tl.cdiv(tokens, M), tl.cdiv(rows, N)
-    band = tl.program_id(0) // (_GROUP * across) * _GROUP
-    inside = tl.program_id(0) % (_GROUP * across)
-    height = tl.minimum(down - band, _GROUP)
+def place_of_tile(down, across):
+    """Where of `down` by `across` tiles this program's is: in bands of eight, so that neighbours read the same."""
+    band = tl.program_id(0) // (_BAND * across) * _BAND
+    inside = tl.program_id(0) % (_BAND * across)
+    height = tl.minimum(down - band, _BAND)
     return band + inside % height, inside // height
 
 
@@ -94,7 +93,7 @@ def multiply(
     N: tl.constexpr = 64 * PANELS
     COLUMNS: tl.constexpr = 16 * STEPS
     PARTS: tl.constexpr = 4 // STEPS
-    row_tile, token_tile = _tile(tokens, rows, N, M)
+    row_tile, token_tile = place_of_tile(tl.cdiv(rows, N), tl.cdiv(tokens, M))
     token = token_tile * M + tl.arange(0, M)
     first = tl.program_id(1) * each
     iterations = tl.minimum(each, units - first) * PARTS

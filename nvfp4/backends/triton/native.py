@@ -19,10 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from nvfp4.backends.triton.bits import rounded_to
+from nvfp4.backends.triton.gemm import place_of_tile
 
 __all__ = ["Tile", "multiply_native", "product", "tile_for"]
-
-_GROUP = tl.constexpr(8)  # tiles of rows whose programs follow each other, so that they read the same tokens
 
 
 class Tile(NamedTuple):
@@ -82,12 +81,8 @@ def multiply_native(
         K: columns an iteration takes.
         UNIT: a power of two up to K that divides k, by which loads are as wide as they can be.
     """
-    across, down = tl.cdiv(tokens, M), tl.cdiv(rows, N)
-    band = tl.program_id(0) // (_GROUP * across) * _GROUP
-    inside = tl.program_id(0) % (_GROUP * across)
-    height = tl.minimum(down - band, _GROUP)
-    row = (band + inside % height) * N + tl.arange(0, N)
-    token = inside // height * M + tl.arange(0, M)
+    row_tile, token_tile = place_of_tile(tl.cdiv(rows, N), tl.cdiv(tokens, M))
+    row, token = row_tile * N + tl.arange(0, N), token_tile * M + tl.arange(0, M)
     half, groups = k // UNIT * (UNIT // 2), k // UNIT * (UNIT // 16)
     # What is read past the end is what is there, and not written.
     row_read, token_read = tl.minimum(row, rows - 1).to(tl.int64), tl.minimum(token, tokens - 1).to(tl.int64)
@@ -101,7 +96,7 @@ def multiply_native(
     else:
         # A half at a time: finished all at once they would need more registers than there are.
         left, right = tl.split(tl.permute(tl.reshape(acc, (N, 2, M // 2)), (0, 2, 1)))
-        token = inside // height * M + tl.arange(0, M // 2)
+        token = token_tile * M + tl.arange(0, M // 2)
         _store(left, alpha, bias, out, row, token, tokens, rows, PER_TOKEN, BIAS)
         _store(right, alpha, bias, out, row, token + M // 2, tokens, rows, PER_TOKEN, BIAS)
 

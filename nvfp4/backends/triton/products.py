@@ -109,6 +109,11 @@ def _scales(weight: Weight) -> tuple[Tensor, Tensor, bool]:
     return weight.global_scale, weight.global_scale if up is None else up, up is not None
 
 
+def _units_each(made: Tokens, per_row: bool) -> int:
+    """Units of a program; few rows are shared by several, each of which, PER_ROW, looks at all of a row first."""
+    return max(_UNITS, triton.cdiv(made.units, max(1, _PROGRAMS // made.rows))) if per_row else _UNITS
+
+
 def as_tokens(x: Tensor, weight: Weight) -> Tokens:
     """Activations of W4A16: bfloat16 and float16 as they are, float32 as three bfloat16."""
     x, rows, stride = as_rows(x)
@@ -133,8 +138,7 @@ def quantized_tokens(x: Tensor, global_scale: Tensor | None, per_row: bool, weig
         if not per_row:
             quantize.tensor_scale(x, global_scale, rows, k // GROUP_SIZE, stride, exact_ct=False)
     made = Tokens.empty(rows, k, torch.bfloat16, global_scale, weight)
-    # Few rows are shared by several programs, each of which looks at all of a row first.
-    each = _UNITS if not per_row else max(_UNITS, triton.cdiv(made.units, max(1, _PROGRAMS // rows)))
+    each = _units_each(made, per_row)
     scale, up_scale, has_up = _scales(weight)
     tokens.quantize_tokens[(rows, triton.cdiv(made.units, each))](
         x, made.values, global_scale, scale, up_scale, made.alpha, k // GROUP_SIZE, made.units, stride, each,
@@ -153,7 +157,7 @@ def gated_tokens(
     if per_row:
         global_scale = torch.empty(rows, dtype=torch.float32, device=both.device)
     made = Tokens.empty(rows, k, torch.bfloat16 if quantised else both.dtype, global_scale, weight)
-    each = _UNITS if not per_row else max(_UNITS, triton.cdiv(made.units, max(1, _PROGRAMS // rows)))
+    each = _units_each(made, per_row)
     scale, up_scale, has_up = _scales(weight)
     fused.gated_tokens[(rows, triton.cdiv(made.units, each))](
         both, made.values, scale if global_scale is None else global_scale, scale, up_scale, made.alpha,
