@@ -20,6 +20,7 @@ __all__ = [
     "SHAPES",
     "TOKENS",
     "Case",
+    "Sizes",
     "make_cases",
     "parse_dtype",
     "parse_ops",
@@ -44,7 +45,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 
 @dataclass(frozen=True)
-class Case:
+class Sizes:
     """One problem: y [m, n] = x [m, k] @ weight [n, k].T for a linear op, a matrix [m, k] for any other (n is 0)."""
 
     op: str
@@ -56,7 +57,17 @@ class Case:
     @property
     def is_linear(self) -> bool:
         """Whether there is a weight."""
-        return self.op in LINEAR_OPS
+        return self.op.startswith("linear")
+
+    @property
+    def group(self) -> tuple[bool, int, int, int, str]:
+        """Cases of one group share peers and operands, and are measured in one interleaved loop."""
+        return self.is_linear, self.n, self.k, self.m, self.dtype
+
+
+@dataclass(frozen=True)
+class Case(Sizes):
+    """What is measured on the CPU."""
 
     @property
     def macs(self) -> int:
@@ -75,11 +86,6 @@ class Case:
     def bytes(self) -> int:
         """Bytes that have to move: the NVFP4 side, the activations (or values), and the output."""
         return self.quantized_bytes + (self.m * self.k + self.m * self.n) * DTYPES[self.dtype].itemsize
-
-    @property
-    def group(self) -> tuple[bool, int, int, int, str]:
-        """Cases of one group share peers and operands, and are measured in one interleaved loop."""
-        return self.is_linear, self.n, self.k, self.m, self.dtype
 
     @property
     def command(self) -> str:

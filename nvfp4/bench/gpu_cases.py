@@ -24,19 +24,8 @@ DTYPES = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True)
-class GpuCase:
-    """One problem: y [m, n] = x [m, k] @ weight [n, k].T for a linear op, x [m, k] to quantise for another (n is 0)."""
-
-    op: str
-    m: int
-    n: int
-    k: int
-    dtype: str = "bfloat16"
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether there is a weight."""
-        return self.op in LINEAR_OPS
+class GpuCase(cases.Sizes):
+    """What is measured on a GPU."""
 
     @property
     def activations(self) -> str:
@@ -61,11 +50,6 @@ class GpuCase:
             return self.n * coded + self.m * (self.k + self.n) * itemsize
         scales = self.m if self.activations == "row" else 1
         return self.m * (self.k * itemsize + coded) + 4 * scales
-
-    @property
-    def group(self) -> tuple[bool, int, int, int, str]:
-        """Cases of one group share operands and what stands beside them, and are measured in one interleaved loop."""
-        return self.is_linear, self.n, self.k, self.m, self.dtype
 
     @property
     def command(self) -> str:
