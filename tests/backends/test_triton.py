@@ -76,6 +76,26 @@ def test_quotients_beside_every_tie() -> None:
         assert_equal(TRITON.quantize(x, given, "tensor", "nvfp4", "plain"), reference.quantize(x, given))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("global_scale", [2.0**-60, 77.7, 2688.0, 2.0**60, 2.0**61])
+def test_scales_beside_every_tie(global_scale: float, dtype: torch.dtype) -> None:
+    """Blocks whose scale, before rounding, is beside each e4m3 number and each tie, and beside what is usual or not.
+
+    Like ones are together, so that whole programs have only usual blocks, or only others.
+    """
+    numbers = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    beside = torch.cat([numbers, (numbers[1:] + numbers[:-1]) / 2, torch.tensor([464.0, 480.0, 700.0])]).sort().values
+    size = (beside * 6 / global_scale).to(dtype).to(DEVICE)
+    size = torch.stack([size * (1 - 2.0**-7), size, size * (1 + 2.0**-7)], 1).flatten()
+    size = size if DEVICE == "cuda" else size[::25]  # the interpreter, which is slow, has no usual blocks
+    given = torch.tensor([global_scale], device=DEVICE)
+    part = torch.cat([torch.linspace(0, 1, 64 * 16 - 16), torch.ones(16)]).reshape(64, 16).flip(0)
+    x = (size[:, None, None] * part.to(DEVICE)).to(dtype)
+    x[:, 1:, 0], x[:, :, 1] = size[:, None], -size[:, None]
+    x = x.reshape(len(size), 1024)
+    assert_equal(TRITON.quantize(x, given, "tensor", "nvfp4", "plain"), reference.quantize(x, given))
+
+
 @pytest.mark.parametrize("shape", [(1, 16), (31, 48), (127, 80), (128, 64), (130, 80)])
 def test_swizzled_scales_are_whole(shape: tuple[int, int]) -> None:
     x = values(*shape, torch.bfloat16)
@@ -129,6 +149,8 @@ def test_strided_empty_and_batched() -> None:
         base.T[:640].T,
         base[:0, :32],
         base[:, :0],
+        base[:, :16],
+        base[:, 5:21],
         base[:6, :96].reshape(2, 3, 96),
     ):
         for granularity in ("tensor", "row"):

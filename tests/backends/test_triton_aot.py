@@ -28,13 +28,17 @@ QUANTIZE: list[tuple[str, dict[str, str], dict[str, Any]]] = [
         (
             "quantize_blocks",
             {"x": dtype, **BYTES, **SIZES, "stride": "i32"},
-            {"PER_ROW": per_row, "SWIZZLED": per_row, "EXACT_CT": not per_row, "LONG": per_row, "B": 64},
+            {"PER_ROW": per_row, "SWIZZLED": per_row, "EXACT_CT": not per_row, "ENDS": int(per_row), "B": 64},
         )
         for dtype in ("*fp32", "*fp16", "*bf16")
         for per_row in (False, True)
     ),
-    ("quantize_rows", {"x": "*bf16", **BYTES, "stride": "i32"}, {"GROUPS": 336, "SWIZZLED": False, "B": 64}),
-    ("_tensor_amax", {"x": "*fp16", "amax": "*i32", **SIZES, "stride": "i32"}, {"LONG": True, "B": 64}),
+    (
+        "quantize_rows",
+        {"x": "*bf16", **BYTES, "stride": "i32"},
+        {"GROUPS": 336, "SWIZZLED": False, "WIDE": 4096, "B": 64},
+    ),
+    ("_tensor_amax", {"x": "*fp16", "amax": "*i32", **SIZES, "stride": "i32"}, {"ENDS": 1, "B": 64}),
 ]
 
 
@@ -49,10 +53,23 @@ def test_quantize(name: str, arguments: dict[str, str], constants: dict[str, Any
     assert ".local" not in ptx
 
 
+@pytest.mark.parametrize("ends", [0, 2])
+def test_sizes_of_one(ends: int) -> None:
+    """Triton makes constants of arguments that are 1, and its interpreter does not."""
+    one = {"rows": 1, "groups": 1}
+    x, kinds = {"x": "*bf16", "stride": "i32"}, {"PER_ROW": False, "SWIZZLED": False, "ENDS": ends, "B": 64}
+    for kernel, arguments, constants in (
+        (quantize.quantize_blocks, {**x, **BYTES}, {**kinds, "EXACT_CT": False}),
+        (quantize._tensor_amax, {**x, "amax": "*i32"}, {"ENDS": ends, "B": 64}),
+        (dequantize.dequantize_blocks, {**BYTES, "packed": "*u8", "out": "*bf16"}, kinds),
+    ):
+        assert compiled(kernel, arguments, {**one, **constants}, 90).asm["cubin"]
+
+
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("dtype", ["*fp32", "*fp16", "*bf16"])
 def test_dequantize(dtype: str, capability: int) -> None:
-    constants = {"PER_ROW": True, "SWIZZLED": True, "LONG": False, "B": 64}
+    constants = {"PER_ROW": True, "SWIZZLED": True, "ENDS": 2, "B": 64}
     ptx = compiled(
         dequantize.dequantize_blocks, {**BYTES, "packed": "*u8", "out": dtype, **SIZES}, constants, capability
     ).asm["ptx"]
@@ -67,20 +84,21 @@ def test_tiles_and_tokens(capability: int) -> None:
     plain = {"packed": "*u8", "scale": "*u8"}
     sizes = {**SIZES, "units": "i32"}
     x = {"x": "*bf16", "tokens": "*bf16"}
+    early = Gpu(divmod(capability, 10), 132, 0).has_early_launch
     for code in (
         compiled(tiles.pack_tiles, {**plain, **words, **sizes}, {}, capability, 8),
         compiled(tiles.unpack_tiles, {**words, **plain, **sizes}, {}, capability, 8),
         compiled(
-            gemm.unpack_weight, {**words, "out": "*bf16", "units": "i32", "first": "i32"}, {"PANELS": 2}, capability, 8
+            gemm.unpack_weight, {**words, "out": "*bf16", "units": "i32"}, {}, capability, 8
         ),
         compiled(
             tokens.permute_tokens, {**x, "x": "*fp32", **ALPHA, **sizes, "stride": "i32"},
-            {"UP": True, "PARTS": 3, "U": 8}, capability, 8,
+            {"UP": True, "PARTS": 3, "U": 8, "EARLY": early}, capability, 8,
         ),
         compiled(
             tokens.quantize_tokens,
             {**x, "global_scale": "*fp32", **ALPHA, "groups": "i32", "units": "i32", "stride": "i32", "each": "i32"},
-            {"PER_ROW": True, "UP": True, "WIDE": 8192, "U": 8}, capability, 8,
+            {"PER_ROW": True, "UP": True, "WIDE": 8192, "U": 8, "EARLY": early}, capability, 8,
         ),
     ):  # fmt: skip
         assert has_no_spills(instructions(code))
@@ -109,10 +127,12 @@ def test_products(capability: int, tile: plan.Tile) -> None:
         {"words": "*i16", "halves": "*u8", "x": x, "alpha": "*fp32", "bias": "*bf16",
          "out": "*fp32" if partial else "*bf16", "tokens": "i32", "rows": "i32", "units": "i32", "each": "i32"},
         {"TO": tl.bfloat16, "PANELS": tile.panels, "M": tile.tokens, "STEPS": tile.steps, "STAGES": tile.stages,
-         "COPIED": copied, "PARTIAL": partial, "PER_TOKEN": not partial, "UP": False, "BIAS": not partial},
+         "COPIED": copied, "PARTIAL": partial, "PER_TOKEN": not partial, "UP": False, "BIAS": not partial,
+         "EARLY": capability >= 90},
         capability, tile.warps,
     )  # fmt: skip
     ptx, found = code.asm["ptx"], instructions(code)
+    assert ("griddepcontrol.wait" in ptx) == (capability >= 90)
     assert code.metadata.shared <= SHARED_KIB[capability] << 10
     assert "mxf4" not in ptx
     assert has_no_spills(found)
@@ -134,14 +154,21 @@ def test_products_of_numbers_in_memory(capability: int) -> None:
     code = compiled(
         dense.multiply_dense,
         {"x": f"tensordesc<bf16[{tile.tokens},{tile.columns}]>",
-         "weight": f"tensordesc<bf16[{tile.rows},{tile.columns}]>", "alpha": "*fp32", "bias": "*bf16", "out": "*bf16",
-         "tokens": "i32", "rows": "i32", "width": "i32", "columns": "i32"},
-        {"M": tile.tokens, "N": tile.rows, "K": tile.columns, "STAGES": tile.stages, "PER_TOKEN": True, "UP": True,
-         "BIAS": True},
+         "weight": f"tensordesc<bf16[{tile.rows},{tile.columns}]>", "alpha": "*fp32", "alpha_step": "i32",
+         "bias": "*bf16", "out": "*bf16", "sums": "*fp32", "tokens": "i32", "rows": "i32", "width": "i32",
+         "columns": "i32", "whole": "i32", "parts": "i32", "each": "i32"},
+        {"M": tile.tokens, "N": tile.rows, "K": tile.columns, "STAGES": tile.stages, "UP": True, "BIAS": True},
         capability, tile.warps,
     )  # fmt: skip
     found = instructions(code)
     assert has_no_spills(found)
+    finish = compiled(
+        dense.finish_dense,
+        {"sums": "*fp32", "alpha": "*fp32", "alpha_step": "i32", "bias": "*bf16", "out": "*bf16", "tokens": "i32",
+         "rows": "i32", "width": "i32", "whole": "i32", "parts": "i32"},
+        {"M": tile.tokens, "N": tile.rows, "SOME": 16, "UP": True, "BIAS": True}, capability, 8,
+    )  # fmt: skip
+    assert has_no_spills(instructions(finish))
     if capability == 90:
         assert found["WARPGROUP"] < found["HGMMA"] + 3
     else:
@@ -170,7 +197,7 @@ def test_fused(dtype: str, capability: int) -> None:
         compiled(
             fused.gated_tokens, tokens_of,
             {"PER_ROW": True, "UP": False, "WIDE": wide, "U": 8, "ACTIVATION": "gelu_tanh", "QUANTISED": True,
-             "PARTS": 1},
+             "PARTS": 1, "EARLY": capability >= 90},
             capability, 8,
         ),
     ):  # fmt: skip

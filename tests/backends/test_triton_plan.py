@@ -29,16 +29,32 @@ def test_plans_fit_and_are_candidates() -> None:
         (16, DOWN, "128x16x256, 3 stages, 4 warps, columns in 8 parts"),
         (512, GATE_UP, "128x256x128, 3 stages, 8 warps"),
         (2048, GATE_UP, "dense"),
-        (2048, DOWN, "library"),
+        (2048, DOWN, "dense"),
     ],
 )
 def test_the_choice_on_an_h200(m: int, weight: tuple[int, int], how: str) -> None:
     assert str(plan.choose(Problem(m, *weight), H200)) == how
 
 
+def test_without_a_copy_engine_cublas_has_many_tokens() -> None:
+    assert str(plan.choose(Problem(2048, *DOWN), plan.Gpu((8, 0), 108, 166912))) == "library"
+
+
 def test_few_tokens_are_split_the_same_way_however_many_they_are() -> None:
     for low, high in ((1, 8), (9, 16), (17, 32), (33, 64), (65, 128)):
         assert len({plan.choose(Problem(m, *DOWN), H200) for m in range(low, high + 1)}) == 1
+
+
+def test_the_last_tiles_of_a_product_are_shared() -> None:
+    shared = plan.shared_tiles(168, 21504, H200)
+    assert shared == plan.Shared(tiles=36, parts=3, columns=7168)
+    for tiles in (1, 4, 131, 132, 133, 200, 263, 264, 1000):
+        for columns in (256, 512, 1280, 5376, 21504):
+            shared = plan.shared_tiles(tiles, columns, H200)
+            assert shared.tiles in (0, tiles % 132)
+            assert (shared.tiles == 0) == (shared.parts == 1)
+            assert shared.columns % plan.DENSE.columns == 0
+            assert (shared.parts - 1) * shared.columns < columns <= shared.parts * shared.columns
 
 
 def test_where_a_tile_is_too_large_it_gets_smaller() -> None:

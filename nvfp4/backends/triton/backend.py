@@ -30,8 +30,9 @@ _TILES = "n64k256"
 _NATIVE = (
     "; FP4 tensor cores by tl.dot_scaled, compiled but never run by the authors: `nvfp4 selftest` checks them here"
 )
-_BLOCKS = 128  # of sixteen, a program
-_COMMON: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
+_BLOCKS = 64  # of sixteen, a program
+_COMMON: dict[str, Any] = {"num_warps": 2, "enable_fp_fusion": False}
+_ROWS: dict[str, Any] = {"WIDE": 4096, "B": 128, "num_warps": 4, "enable_fp_fusion": False}
 
 
 @lru_cache(maxsize=1)
@@ -114,15 +115,18 @@ class TritonBackend(Backend):
             if mode == COMPUTE_ROW:
                 quantize.quantize_rows[(rows,)](
                     x, words, out.scale, out.global_scale, stride, GROUPS=groups, SWIZZLED=layout == "128x4",
-                    B=_BLOCKS, **_COMMON,
+                    **_ROWS,
                 )  # fmt: skip
                 return out
             if mode == COMPUTE_TENSOR:
                 quantize.tensor_scale(x, out.global_scale, rows, groups, stride, is_ct)
+            per_row = out.global_scale.dim() > 1
+            if layout == "plain" and not per_row:
+                rows, groups = quantize.flattened(rows, groups, stride)
             quantize.quantize_blocks[(-(-rows * groups // _BLOCKS),)](
                 x, words, out.scale, out.global_scale, rows, groups, stride,
-                PER_ROW=out.global_scale.dim() > 1, SWIZZLED=layout == "128x4", EXACT_CT=is_ct,
-                LONG=groups >= _BLOCKS, B=_BLOCKS, **_COMMON,
+                PER_ROW=per_row, SWIZZLED=layout == "128x4", EXACT_CT=is_ct,
+                ENDS=quantize.ends_of(rows, groups, _BLOCKS), B=_BLOCKS, **_COMMON,
             )  # fmt: skip
         return out
 
@@ -130,7 +134,7 @@ class TritonBackend(Backend):
         self, packed: Tensor, scale: Tensor, global_scale: Tensor, shape: list[int], layout: str, dtype: torch.dtype
     ) -> Tensor:
         """One pass; tiles become plain bytes first."""
-        from nvfp4.backends.triton import dequantize
+        from nvfp4.backends.triton import dequantize, quantize
 
         record("triton/dequantize")
         if layout in layouts.TILED_LAYOUTS:
@@ -143,8 +147,8 @@ class TritonBackend(Backend):
         with on_device(packed):
             dequantize.dequantize_blocks[(-(-rows * groups // _BLOCKS),)](
                 packed.contiguous(), scale.contiguous(), global_scale.contiguous(), out, rows, groups,
-                PER_ROW=global_scale.dim() > 1, SWIZZLED=layout == "128x4", LONG=groups >= _BLOCKS, B=_BLOCKS,
-                **_COMMON,
+                PER_ROW=global_scale.dim() > 1, SWIZZLED=layout == "128x4",
+                ENDS=quantize.ends_of(rows, groups, _BLOCKS), B=_BLOCKS, **_COMMON,
             )  # fmt: skip
         return out
 

@@ -24,6 +24,8 @@ __all__ = [
 IS_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 """Whether Triton's interpreter runs the kernels, whose tl.fma rounds twice."""
 
+_SUM_OF_MAGIC = tl.constexpr(-(5 << 24))
+
 
 @triton.jit
 def rounded_to(x, RAW: tl.constexpr):
@@ -123,73 +125,101 @@ def _corrected(a, b, reciprocal):
 
 
 @triton.jit
-def _is_usual(bits, global_scale):
-    """Whether all blocks have numbers only, and quotients that are normal or, below the least code, too small to count.
+def _usual_scale(bits, global_scale):
+    """Scale bytes, scales and steps as `_scale` finds them where all blocks are usual, and whether they are.
 
-    The interpreter's fma rounds twice, so by it nothing is usual.
+    Usual is where numbers and quotients are normal or too small to count, and no scale is so coarse or so large that a
+    quotient leaves (-6.5, 6.5). The interpreter's fma rounds twice, so by it nothing is usual.
     """
     if IS_INTERPRETED:
-        return False
+        byte = tl.zeros_like(bits)
+        return byte, byte.to(tl.float32), byte.to(tl.float32), False
     else:
-        # 2^76, 2^-60 and 2^60.
-        usual = (bits <= 0x65800000) & (global_scale >= 8.673617379884035e-19) & (global_scale <= 1.152921504606847e18)
-        return tl.min(usual.to(tl.int32), axis=0) == 1
-
-
-@triton.jit
-def _usual_scale(bits, global_scale):
-    """As `_scale`, without IEEE's special cases."""
-    sixth = _corrected(bits.to(tl.float32, bitcast=True), 6.0, 0.1666666716337204)
-    byte = encode_e4m3(global_scale * sixth)
-    byte = tl.where(byte == 0, 0x20, byte)
-    value = (byte << 20).to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2^120
-    return byte, value, _corrected(value, global_scale, tl.div_rn(1.0, global_scale))
+        wanted = global_scale * _corrected(bits.to(tl.float32, bitcast=True), 6.0, 0.1666666716337204)
+        # A normal scale that does not saturate; or below 2^-10, where it would be 0. Neither can be of NaN, of an
+        # infinity, or of more than 2^72 with a global scale from 2^-60 to 2^60.
+        is_normal = wanted >= 0.015625
+        usual = (is_normal & (wanted <= 464.0)) | (wanted <= 0.0009765625)
+        usual &= (global_scale >= 8.673617379884035e-19) & (global_scale <= 1.152921504606847e18)
+        wide = wanted.to(tl.int32, bitcast=True)
+        wide = tl.where(is_normal, wide + 0x7FFFF + ((wide >> 20) & 1), 0x3E000000)  # 0.125
+        value = (wide & -0x100000).to(tl.float32, bitcast=True)
+        step = _corrected(value, global_scale, tl.div_rn(1.0, global_scale))
+        return (wide >> 20) - (120 << 3), value, step, tl.min(usual.to(tl.int32), axis=0) == 1
 
 
 @triton.jit
 def _usual_quotient(x, step):
-    """|x| / step of blocks [B, 16] and steps [B]."""
+    """x / step of blocks [B, 16] and steps [B]."""
     steps = tl.broadcast_to(step[:, None], x.shape)
-    return _corrected(tl.abs(x), steps, tl.broadcast_to(tl.div_rn(1.0, step)[:, None], x.shape))
+    return _corrected(x, steps, tl.broadcast_to(tl.div_rn(1.0, step)[:, None], x.shape))
+
+
+@triton.jit
+def _packed(codes):
+    """Codes [B, 16], of four bits each, as they lie in memory, eight a word: int32 [B, 2]."""
+    places = tl.arange(0, 8)[None, None, :] * 4
+    return tl.sum(tl.reshape(codes, (codes.shape[0], 2, 8)) << places, axis=2)
+
+
+@triton.jit
+def _packed_usual(x, quotient):
+    """The same of quotients' magnitudes below 6.5, and x's signs.
+
+    e2m1 counts halves up to 2, ones up to 4 and twos up to 6, and adding 2^23 rounds to whole numbers. Of the three
+    sums the least is the code, and as integers they are ordered as the numbers are.
+    """
+    halves = tl.fma(quotient, 2.0, 8388608.0).to(tl.int32, bitcast=True)
+    ones = (quotient + 8388610.0).to(tl.int32, bitcast=True)
+    twos = tl.fma(quotient, 0.5, 8388612.0).to(tl.int32, bitcast=True)
+    codes = tl.reshape(tl.minimum(tl.minimum(halves, ones), twos), (x.shape[0], 2, 8))
+    signs = tl.reshape(x.to(tl.uint32, bitcast=True), (x.shape[0], 2, 8))
+    places = tl.arange(0, 8)[None, None, :] * 4
+    signs = tl.xor_sum((signs >> (28 - places)) & (8 << places).to(tl.uint32), axis=2)
+    # 2^23 has the bits 0x4B000000, which eight of them add up to 0xFB000000 of.
+    return (tl.sum(codes << places, axis=2) - _SUM_OF_MAGIC) | signs.to(tl.int32, bitcast=True)
 
 
 @triton.jit
 def encode_block(x, global_scale, RAW: tl.constexpr, EXACT_CT: tl.constexpr):
-    """Codes (int32) and scale bytes (int32) of blocks [B, 16] by one global scale, or one a block.
+    """Codes, eight a word (int32 [B, 2]), and scale bytes (int32) of blocks [B, 16] by a global scale, or one a block.
 
     RAW is x's own dtype, to which the scheme compressed-tensors rounds amax / 6.
     """
     # As integers, NaN is above infinity and both above every number.
     bits = tl.max(tl.abs(x).to(tl.int32, bitcast=True), axis=1)
-    if not EXACT_CT and _is_usual(bits, global_scale):
-        byte, _, step = _usual_scale(bits, global_scale)
-        codes = _code_of_magnitude(_usual_quotient(x, step)) | ((x.to(tl.int32, bitcast=True) >> 28) & 8)
+    byte, _, step, is_usual = _usual_scale(bits, global_scale)
+    if not EXACT_CT and is_usual:
+        words = _packed_usual(x, _usual_quotient(tl.abs(x), step))
     else:
         byte, step = _scale(bits, global_scale, RAW, EXACT_CT)
         quotient = tl.div_rn(x, tl.broadcast_to(step[:, None], x.shape))
         codes = encode_e2m1(quotient)
         if EXACT_CT:
             codes = tl.where(quotient == 0, 0, codes)
-    return codes, byte
+        words = _packed(codes)
+    return words, byte
 
 
 @triton.jit
 def round_block(x, global_scale):
-    """q * s of blocks [B, 16], without their codes: float32 [B, 16], exact in bfloat16."""
+    """q * s of blocks [B, 16], without their codes: float32 [B, 16], exact in bfloat16; zeros are positive."""
     bits = tl.max(tl.abs(x).to(tl.int32, bitcast=True), axis=1)
-    if _is_usual(bits, global_scale):
-        byte, value, step = _usual_scale(bits, global_scale)
+    _, value, step, is_usual = _usual_scale(bits, global_scale)
+    if is_usual:
         quotient = _usual_quotient(x, step)
     else:
         byte, step = _scale(bits, global_scale, tl.float32, False)
         value = decode_e4m3(byte)
-        quotient = tl.div_rn(tl.abs(x), tl.broadcast_to(step[:, None], x.shape))
-    clamped = tl.minimum(quotient, 6.0)
-    magic = _magic(clamped).to(tl.float32, bitcast=True)
-    rounded = ((clamped + magic) - magic) * tl.broadcast_to(value[:, None], x.shape)
-    return (rounded.to(tl.int32, bitcast=True) | (x.to(tl.int32, bitcast=True) & -2147483648)).to(
-        tl.float32, bitcast=True
-    )
+        quotient = tl.div_rn(x, tl.broadcast_to(step[:, None], x.shape))
+        quotient = tl.where(quotient != quotient, quotient, tl.minimum(tl.maximum(quotient, -6.0), 6.0))
+    # What is added rounds to e2m1's grid: to halves below 2, ones below 4 and twos above.
+    binade = (tl.maximum(tl.abs(quotient), 1.0).to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+    if IS_INTERPRETED:
+        rounded = (quotient + binade * 6291456.0) - binade * 6291456.0
+    else:
+        rounded = tl.fma(binade, -6291456.0, tl.fma(binade, 6291456.0, quotient))  # 1.5 * 2^22
+    return rounded * tl.broadcast_to(value[:, None], x.shape)
 
 
 @triton.jit

@@ -14,11 +14,10 @@ __all__ = ["dequantize_blocks"]
 @triton.jit
 def dequantize_blocks(
     packed, scale, global_scale, out, rows, groups,
-    PER_ROW: tl.constexpr, SWIZZLED: tl.constexpr, LONG: tl.constexpr, B: tl.constexpr,
+    PER_ROW: tl.constexpr, SWIZZLED: tl.constexpr, ENDS: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """B blocks: q * (s / G), rounded once to out's dtype."""
-    row, group, index = place_of_blocks(groups, B, LONG)
-    valid = row < rows
+    row, group, index, valid = place_of_blocks(rows, groups, B, ENDS)
     at = index[:, None] * 8 + tl.arange(0, 8)[None, :]
     pairs = tl.load(packed + at, mask=valid[:, None], other=0).to(tl.int32)
     place = scale_at(row, group, groups, True) if SWIZZLED else index

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from nvfp4.backends.arguments import COMPUTE_ROW, Quantized, as_rows, quantized_outputs
 from nvfp4.backends.triton.activation import activate
@@ -93,21 +94,23 @@ def quantize_gated(
         group = first + tl.arange(0, B)
         rows, valid = row + tl.zeros_like(group), group < end
         values = gated_blocks(x, rows, group, groups, stride, valid, ACTIVATION, INTERLEAVED)
-        codes, byte = encode_block(values, given, tl.float32, False)
-        store_blocks(codes, byte, packed, scale, rows, group, groups, valid, SWIZZLED, B)
+        words, byte = encode_block(values, given, tl.float32, False)
+        store_blocks(words, byte, packed, scale, rows, group, groups, valid, SWIZZLED)
 
 
 @triton.jit(do_not_specialize=["groups", "units", "each"])
 def gated_tokens(
     x, tokens, global_scale, weight_scale, up_scale, alpha, groups, units, stride, each,
     PER_ROW: tl.constexpr, UP: tl.constexpr, WIDE: tl.constexpr, U: tl.constexpr,
-    ACTIVATION: tl.constexpr, QUANTISED: tl.constexpr, PARTS: tl.constexpr,
+    ACTIVATION: tl.constexpr, QUANTISED: tl.constexpr, PARTS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The right operand of a product from x [rows, 32 * groups], where eight columns of gate and of up alternate.
 
     Arguments and grid are those of `tokens.quantize_tokens`, with `groups` of act(gate) * up. Not QUANTISED it is
     `tokens.permute_tokens` of them, of PARTS bfloat16 each; then `global_scale` is not looked at.
     """
+    if EARLY:
+        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     if PER_ROW:
         given = _scale_of_gated(x, row, groups, stride, ACTIVATION, True, WIDE // 16)
@@ -208,8 +211,8 @@ def quantize_norm(
             at = (rows * groups + group)[:, None] * 16 + tl.arange(0, 16)[None, :]
             tl.store(total + at, s.to(total.dtype.element_ty), mask=valid[:, None])
         values = normed(s, weight, group, root, valid, UNIT_OFFSET)
-        codes, byte = encode_block(values, given, tl.float32, False)
-        store_blocks(codes, byte, packed, scale, rows, group, groups, valid, SWIZZLED, B)
+        words, byte = encode_block(values, given, tl.float32, False)
+        store_blocks(words, byte, packed, scale, rows, group, groups, valid, SWIZZLED)
 
 
 def _outputs(shaped: Tensor, global_scale: Tensor | None, layout: str) -> tuple[dict[str, bool], Quantized]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from nvfp4.backends.triton.bits import IS_INTERPRETED, rounded_to
 from nvfp4.backends.triton.unpack import scaled_operands
@@ -51,10 +52,10 @@ def _dot(a, b, acc):
 
 
 @triton.jit
-def place_of_tile(down, across):
-    """Where of `down` by `across` tiles this program's is: in bands of eight, so that neighbours read the same."""
-    band = tl.program_id(0) // (_BAND * across) * _BAND
-    inside = tl.program_id(0) % (_BAND * across)
+def place_of_tile(tile, down, across):
+    """Where of `down` by `across` tiles one is: in bands of eight, so that neighbours read the same."""
+    band = tile // (_BAND * across) * _BAND
+    inside = tile % (_BAND * across)
     height = tl.minimum(down - band, _BAND)
     return band + inside % height, inside // height
 
@@ -74,11 +75,22 @@ def _store(
         tl.store(out, _finished(acc, factor, bias, row, rows, out.dtype.element_ty, BIAS), mask=inside)
 
 
+@triton.jit
+def _prefetch(units, each, PANELS: tl.constexpr):
+    """What a program reads first of its panels' units [PANELS], on its way to the second-level cache."""
+    line = tl.minimum(tl.arange(0, 128) * 128, each * 9216 - 128)
+    at = (units[:, None] + line[None, :]).to(tl.int64)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
 @triton.jit(do_not_specialize=["tokens", "units", "each"])
 def multiply(
     words, halves, x, alpha, bias, out, tokens, rows, units, each,
     TO: tl.constexpr, PANELS: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, STAGES: tl.constexpr,
     COPIED: tl.constexpr, PARTIAL: tl.constexpr, PER_TOKEN: tl.constexpr, UP: tl.constexpr, BIAS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """A tile of 64 * PANELS rows by M tokens, over `each` units of columns; PARTIAL writes the sums as they are.
 
@@ -89,11 +101,12 @@ def multiply(
         out: [tokens, rows], or PARTIAL float32 [programs of a tile, tokens, rows].
         TO: of the operands.
         STEPS: of 64 columns, which an iteration takes: 1, 2 or 4.
+        EARLY: it is launched before the kernel that writes tokens has ended.
     """
     N: tl.constexpr = 64 * PANELS
     COLUMNS: tl.constexpr = 16 * STEPS
     PARTS: tl.constexpr = 4 // STEPS
-    row_tile, token_tile = place_of_tile(tl.cdiv(rows, N), tl.cdiv(tokens, M))
+    row_tile, token_tile = place_of_tile(tl.program_id(0), tl.cdiv(rows, N), tl.cdiv(tokens, M))
     token = token_tile * M + tl.arange(0, M)
     first = tl.program_id(1) * each
     iterations = tl.minimum(each, units - first) * PARTS
@@ -102,11 +115,16 @@ def multiply(
     step = tl.arange(0, STEPS)[:, None, None] * 1024 + tl.arange(0, 1024)[None, None, :]
     words += base[None, :, None] * 4608 + step
     lane = tl.arange(0, 128)[None, :, None] * 8 + tl.arange(0, 2 * STEPS)[None, None, :]
+    weights = halves + base * 9216
     halves += base[:, None, None] * 9216 + 8192 + lane
     if not COPIED:
         valid = (token < tokens)[None, :]
         column = first * 256 + tl.arange(0, COLUMNS)
         x += token.to(tl.int64)[None, :] * (units * 256) + column[:, None]
+    if EARLY:
+        gdc_launch_dependents()
+        _prefetch(weights, each, PANELS)
+        gdc_wait()
     tl.assume(iterations > 0)  # a loop that may be left out makes ptxas wait for every single product
     acc = tl.zeros((N, M), tl.float32)
     for iteration in tl.range(0, iterations, num_stages=STAGES):
@@ -150,12 +168,15 @@ def multiply(
 def finish(
     sums, alpha, token_scale, weight_scale, bias, out, tokens, rows, partials, width,
     PER_TOKEN: tl.constexpr, UP: tl.constexpr, PER_ROW: tl.constexpr, QUANTISED: tl.constexpr, BIAS: tl.constexpr,
-    N: tl.constexpr,
+    N: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """N rows' results for a token, of float32 sums [partials, tokens, rows], added in this order; out [tokens, width].
 
     PER_ROW: the weight has a global scale a row, so that alpha is to be computed here; tokens have one if QUANTISED.
+    EARLY: it is launched before the kernel that writes the sums has ended.
     """
+    if EARLY:
+        gdc_wait()
     token = tl.program_id(0) + tl.zeros((1,), tl.int32)
     row = tl.program_id(1) * N + tl.arange(0, N)
     at = token.to(tl.int64) * rows + row
@@ -176,19 +197,18 @@ def finish(
     tl.store(out + to[:, None], y, mask=(row < rows)[:, None])
 
 
-@triton.jit(do_not_specialize=["units", "first"])
-def unpack_weight(words, halves, out, units, first, PANELS: tl.constexpr):
-    """q * s * 2^-7 of panels from `first` on, [64 * panels, 256 * units], columns in the order of tokens."""
-    panel, unit = tl.program_id(1) * PANELS + tl.arange(0, PANELS), tl.program_id(0)
-    base = (first + panel).to(tl.int64) * units + unit
+@triton.jit(do_not_specialize=["units"])
+def unpack_weight(words, halves, out, units):
+    """q * s * 2^-7 of a unit a program, into [64 * panels, 256 * units], columns in the order of tokens."""
+    unit, panel = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    base = panel * units + unit
     step = tl.arange(0, 4)[:, None, None] * 1024 + tl.arange(0, 1024)[None, None, :]
-    word = tl.load(words + base[None, :, None] * 4608 + step)
-    lane = tl.arange(0, 1024)[None, :]
-    half = tl.load(halves + base[:, None] * 9216 + 8192 + lane)
-    a, b, c, d = scaled_operands(word, half, out.dtype.element_ty, PANELS, 4)
-    row = tl.program_id(1) * (64 * PANELS) + tl.arange(0, 64 * PANELS)
-    at = row.to(tl.int64)[:, None] * (units * 256) + unit * 256 + tl.arange(0, 64)[None, :]
-    tl.store(out + at, a)
-    tl.store(out + at + 64, b)
-    tl.store(out + at + 128, c)
-    tl.store(out + at + 192, d)
+    word = tl.load(words + base * 4608 + step)
+    half = tl.load(halves + base * 9216 + 8192 + tl.arange(0, 1024)[None, :])
+    a, b, c, d = scaled_operands(word, half, out.dtype.element_ty, 1, 4)
+    row = panel * 64 + tl.arange(0, 64)
+    at = out + row[:, None] * (units * 256) + unit * 256 + tl.arange(0, 64)[None, :]
+    tl.store(at, a)
+    tl.store(at + 64, b)
+    tl.store(at + 128, c)
+    tl.store(at + 192, d)

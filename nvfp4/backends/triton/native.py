@@ -81,7 +81,7 @@ def multiply_native(
         K: columns an iteration takes.
         UNIT: a power of two up to K that divides k, by which loads are as wide as they can be.
     """
-    row_tile, token_tile = place_of_tile(tl.cdiv(rows, N), tl.cdiv(tokens, M))
+    row_tile, token_tile = place_of_tile(tl.program_id(0), tl.cdiv(rows, N), tl.cdiv(tokens, M))
     row, token = row_tile * N + tl.arange(0, N), token_tile * M + tl.arange(0, M)
     half, groups = k // UNIT * (UNIT // 2), k // UNIT * (UNIT // 16)
     # What is read past the end is what is there, and not written.

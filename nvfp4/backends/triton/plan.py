@@ -43,6 +43,11 @@ class Gpu(NamedTuple):
         return self.capability[0] == 9
 
     @property
+    def has_early_launch(self) -> bool:
+        """Whether a kernel may be launched before the one ahead of it has ended, and wait where it needs to."""
+        return self.capability[0] >= 9
+
+    @property
     def has_copy_engine(self) -> bool:
         """Whether tensors are copied by descriptors; on SM120 that would take more registers than it saves time."""
         return self.capability[0] in (9, 10)
@@ -93,6 +98,21 @@ class DenseTile(NamedTuple):
 
 DENSE = DenseTile(128, 256, 64, 3, 8)
 
+
+class Shared(NamedTuple):
+    """Tiles that several programs share, `columns` each.
+
+    Attributes:
+        tiles: the last ones.
+        parts: programs of one.
+        columns: of a part.
+    """
+
+    tiles: int
+    parts: int
+    columns: int
+
+
 WORKSPACE_BYTES = 512 << 20
 """Most that a weight's numbers, or the sums of programs that share a tile, take in memory at many tokens."""
 
@@ -140,7 +160,7 @@ _LAUNCH = 1.5  # units' time that starting and ending a program takes
 
 # Times in that of cuBLAS's product of the same sizes, from measurements on an H200 and an H100.
 _FUSED = 1.15
-_DENSE = 0.94
+_DENSE = 0.95
 _SUMS = 571.0  # over the columns: float32 sums to memory and back
 _FEW_SUMS = 11.0  # over the columns, for each token and split, where the product takes the time of reading the weight
 _UNPACKING = 263.0  # over the tokens: the weight's numbers to memory
@@ -155,6 +175,32 @@ def units_of(k: int) -> int:
 def _waves(programs: int, slots: int) -> float:
     """How much longer programs take than on a GPU that they fill."""
     return -(-programs // slots) * slots / programs
+
+
+def _time_of_rest(rest: int, parts: int, columns: int, processors: int) -> float:
+    """Of the last tiles in that of one, with that of writing, reading and adding parts' sums."""
+    return -(-rest * parts // processors) / parts + (parts > 1) * (7.6 * rest * parts + 350) / columns
+
+
+def shared_tiles(tiles: int, columns: int, gpu: Gpu) -> Shared:
+    """Those of `DENSE` that are to be shared, so that the last ones take all multiprocessors."""
+    rest = tiles % gpu.processors
+    times = {parts: _time_of_rest(rest, parts, columns, gpu.processors) for parts in range(1, 9)}
+    parts = min(times, key=times.__getitem__)
+    each = -(-columns // (parts * DENSE.columns)) * DENSE.columns
+    parts = -(-columns // each)
+    return Shared(rest if parts > 1 else 0, parts, each)
+
+
+def _dense_time(problem: Problem, gpu: Gpu) -> float:
+    """In the time of cuBLAS."""
+    columns = 256 * units_of(problem.k)
+    tiles = -(-problem.m // DENSE.tokens) * -(-problem.n // DENSE.rows)
+    shared = shared_tiles(tiles, columns, gpu)
+    whole = (tiles - shared.tiles) // gpu.processors
+    rest = tiles - whole * gpu.processors
+    waves = whole + _time_of_rest(rest, shared.parts, columns, gpu.processors)
+    return _DENSE * waves * gpu.processors / tiles
 
 
 def tile_for(tokens: int, gpu: Gpu) -> Tile:
@@ -180,8 +226,7 @@ def _by_memory(problem: Problem, gpu: Gpu) -> dict[str, float]:
     unpacking = _UNPACKING / problem.m
     times = {"library": 1 + _SUMS / problem.k + unpacking}
     if gpu.has_copy_engine:
-        tiles = -(-problem.m // DENSE.tokens) * -(-problem.n // DENSE.rows)
-        times["dense"] = _DENSE * _waves(tiles, gpu.processors) + unpacking
+        times["dense"] = _dense_time(problem, gpu) + unpacking
     return times
 
 

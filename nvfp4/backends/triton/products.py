@@ -33,6 +33,7 @@ _EXACT = {"num_warps": 8, "enable_fp_fusion": False}
 _UNITS = 8  # a program of tokens takes at a time
 _WIDE = 8192  # values of a row that are looked at together for its largest
 _PROGRAMS = 256  # that a GPU has room for, about
+_SOME = 16  # tokens of a tile that a program of `finish_dense` writes
 _FINISHED = 512  # rows of the weight whose results a program of `finish` writes
 
 
@@ -109,6 +110,11 @@ def _scales(weight: Weight) -> tuple[Tensor, Tensor, bool]:
     return weight.global_scale, weight.global_scale if up is None else up, up is not None
 
 
+def _early(x: Tensor) -> bool:
+    """Whether the kernel after the next one on x's GPU may be launched before that one has ended."""
+    return tuned.gpu_of(x.device.index if x.device.type == "cuda" else None).has_early_launch
+
+
 def _units_each(made: Tokens, per_row: bool) -> int:
     """Units of a program; few rows are shared by several, each of which, PER_ROW, looks at all of a row first."""
     return max(_UNITS, triton.cdiv(made.units, max(1, _PROGRAMS // made.rows))) if per_row else _UNITS
@@ -123,7 +129,7 @@ def as_tokens(x: Tensor, weight: Weight) -> Tokens:
     scale, up_scale, has_up = _scales(weight)
     tokens.permute_tokens[(rows, triton.cdiv(made.units, _UNITS))](
         x, made.values, scale, up_scale, made.alpha, rows, k // GROUP_SIZE, made.units, stride,
-        UP=has_up, PARTS=made.parts, U=_UNITS, **_EXACT,
+        UP=has_up, PARTS=made.parts, U=_UNITS, EARLY=_early(x), **_EXACT,
     )  # fmt: skip
     return made
 
@@ -142,7 +148,8 @@ def quantized_tokens(x: Tensor, global_scale: Tensor | None, per_row: bool, weig
     scale, up_scale, has_up = _scales(weight)
     tokens.quantize_tokens[(rows, triton.cdiv(made.units, each))](
         x, made.values, global_scale, scale, up_scale, made.alpha, k // GROUP_SIZE, made.units, stride, each,
-        PER_ROW=per_row, UP=has_up, WIDE=_WIDE, U=_UNITS, **(_EXACT | {"num_warps": 8 if per_row else 4}),
+        PER_ROW=per_row, UP=has_up, WIDE=_WIDE, U=_UNITS, EARLY=_early(x),
+        **(_EXACT | {"num_warps": 8 if per_row else 4}),
     )  # fmt: skip
     return made
 
@@ -162,7 +169,8 @@ def gated_tokens(
     fused.gated_tokens[(rows, triton.cdiv(made.units, each))](
         both, made.values, scale if global_scale is None else global_scale, scale, up_scale, made.alpha,
         k // GROUP_SIZE, made.units, 2 * k, each,
-        QUANTISED=quantised, ACTIVATION=activation, PER_ROW=per_row, UP=has_up, PARTS=1, WIDE=_WIDE, U=_UNITS, **_EXACT,
+        QUANTISED=quantised, ACTIVATION=activation, PER_ROW=per_row, UP=has_up, PARTS=1, WIDE=_WIDE, U=_UNITS,
+        EARLY=_early(both), **_EXACT,
     )  # fmt: skip
     return made
 
@@ -174,7 +182,7 @@ def decoded_tokens(packed: Tensor, scale: Tensor, global_scale: Tensor, weight: 
     made = Tokens.empty(rows, k, torch.bfloat16, global_scale, weight)
     tokens.decode_tokens[(rows, triton.cdiv(made.units, _UNITS))](
         packed.contiguous(), scale.contiguous(), made.values, global_scale, weight.global_scale, made.alpha,
-        k // GROUP_SIZE, made.units, PER_ROW=made.has_many_scales, U=_UNITS, **_EXACT,
+        k // GROUP_SIZE, made.units, PER_ROW=made.has_many_scales, U=_UNITS, EARLY=_early(packed), **_EXACT,
     )  # fmt: skip
     return made
 
@@ -213,11 +221,12 @@ def product(x: Tokens, weight: Weight, out: Tensor) -> None:
     """out [rows, n] of tokens and a weight."""
     index = out.device.index if out.device.type == "cuda" else None
     how = _forced[-1] if _forced else tuned.plan_of(Problem(x.parts * x.rows, weight.rows, 256 * x.units), index)
+    gpu = tuned.gpu_of(index)
     if how.route == "fused":
-        _fused(x, weight, out, how, tuned.gpu_of(index))
+        _fused(x, weight, out, how, gpu)
         return
     is_plain = x.parts == 1 and not weight.has_many_scales
-    _by_workspace(x, weight, out, by_library=how.route == "library" or not is_plain)
+    _by_workspace(x, weight, out, gpu, by_library=how.route == "library" or not is_plain)
 
 
 def _operand(values: Tensor, *block: int) -> TensorDescriptor:
@@ -241,48 +250,59 @@ def _fused(x: Tokens, weight: Weight, out: Tensor, how: plan.Plan, gpu: plan.Gpu
         target, count, n, units, each,
         TO=DTYPES[x.values.dtype], PANELS=tile.panels, M=tile.tokens, STEPS=tile.steps, STAGES=tile.stages,
         COPIED=copied, PARTIAL=partial, PER_TOKEN=x.has_many_scales and not partial, UP=has_up and not partial,
-        BIAS=given and not partial, num_warps=tile.warps, enable_fp_fusion=False,
+        BIAS=given and not partial, EARLY=gpu.has_early_launch, launch_pdl=gpu.has_early_launch,
+        num_warps=tile.warps, enable_fp_fusion=False,
     )  # fmt: skip
     if partial:
-        _finish(x, weight, target, splits * x.parts, out)
+        _finish(x, weight, target, splits * x.parts, out, early=gpu.has_early_launch)
 
 
-def _finish(x: Tokens, weight: Weight, sums: Tensor, partials: int, out: Tensor) -> None:
+def _finish(x: Tokens, weight: Weight, sums: Tensor, partials: int, out: Tensor, early: bool) -> None:
     """Float32 sums [partials, rows, n], added and finished."""
     token_scale = x.alpha if x.global_scale is None else x.global_scale
     bias = x.alpha if weight.bias is None else weight.bias
     gemm.finish[(x.rows, triton.cdiv(weight.rows, _FINISHED))](
         sums, x.alpha, token_scale, weight.global_scale, bias, out, x.rows, weight.rows, partials, out.stride(0),
         PER_TOKEN=x.has_many_scales, UP=weight.up_scale is not None, PER_ROW=weight.has_many_scales,
-        QUANTISED=x.global_scale is not None, BIAS=weight.bias is not None, N=_FINISHED, **_EXACT,
+        QUANTISED=x.global_scale is not None, BIAS=weight.bias is not None, N=_FINISHED, EARLY=early, launch_pdl=early,
+        **_EXACT,
     )  # fmt: skip
 
 
-def _by_workspace(x: Tokens, weight: Weight, out: Tensor, by_library: bool) -> None:
+def _by_workspace(x: Tokens, weight: Weight, out: Tensor, gpu: plan.Gpu, by_library: bool) -> None:
     """The weight's numbers into memory, some of its rows at a time, and a product of two matrices in memory."""
     columns, panels = 256 * x.units, weight.tiles.shape[0]
     at_once = min(panels, max(4, plan.WORKSPACE_BYTES // (2 * 64 * columns) // 4 * 4))
     space = torch.empty((64 * at_once, columns), dtype=x.values.dtype, device=out.device)
-    words = weight.tiles.view(torch.int16)
     for first in range(0, panels, at_once):
-        count = min(at_once, panels - first)
-        gemm.unpack_weight[(x.units, count)](words, weight.tiles, space, x.units, first, PANELS=1, num_warps=8)
-        rows = slice(64 * first, min(64 * (first + count), weight.rows))
+        tiles = weight.tiles[first : first + at_once]
+        gemm.unpack_weight[(x.units, tiles.shape[0])](tiles.view(torch.int16), tiles, space, x.units, num_warps=8)
+        rows = slice(64 * first, min(64 * (first + at_once), weight.rows))
         part = weight.of_rows(rows)
         numbers = space[: part.rows]
         if by_library:
             sums = torch.mm(x.values, numbers.T, out_dtype=torch.float32)
-            _finish(x, part, sums, x.parts, out[:, rows])
+            _finish(x, part, sums, x.parts, out[:, rows], early=False)
         else:
-            _dense(x, part, numbers, out[:, rows])
+            _dense(x, part, numbers, out[:, rows], gpu)
 
 
-def _dense(x: Tokens, weight: Weight, numbers: Tensor, out: Tensor) -> None:
-    tile = plan.DENSE
-    grid = (triton.cdiv(x.rows, tile.tokens) * triton.cdiv(weight.rows, tile.rows),)
-    dense.multiply_dense[grid](
-        _operand(x.values, tile.tokens, tile.columns), _operand(numbers, tile.rows, tile.columns), x.alpha,
-        x.alpha if weight.bias is None else weight.bias, out, x.rows, weight.rows, out.stride(0), x.values.shape[1],
-        M=tile.tokens, N=tile.rows, K=tile.columns, STAGES=tile.stages, PER_TOKEN=x.has_many_scales,
-        UP=weight.up_scale is not None, BIAS=weight.bias is not None, num_warps=tile.warps, enable_fp_fusion=False,
+def _dense(x: Tokens, weight: Weight, numbers: Tensor, out: Tensor, gpu: plan.Gpu) -> None:
+    tile, columns = plan.DENSE, x.values.shape[1]
+    tiles = triton.cdiv(x.rows, tile.tokens) * triton.cdiv(weight.rows, tile.rows)
+    shared = plan.shared_tiles(tiles, columns, gpu)
+    whole = tiles - shared.tiles
+    sums = torch.empty((shared.tiles * shared.parts, tile.tokens, tile.rows), dtype=torch.float32, device=out.device)
+    step, bias = int(x.has_many_scales), x.alpha if weight.bias is None else weight.bias
+    kinds = {"UP": weight.up_scale is not None, "BIAS": weight.bias is not None}
+    dense.multiply_dense[(whole + shared.tiles * shared.parts,)](
+        _operand(x.values, tile.tokens, tile.columns), _operand(numbers, tile.rows, tile.columns), x.alpha, step, bias,
+        out, sums, x.rows, weight.rows, out.stride(0), columns, whole, shared.parts, shared.columns,
+        M=tile.tokens, N=tile.rows, K=tile.columns, STAGES=tile.stages, **kinds,
+        num_warps=tile.warps, enable_fp_fusion=False,
     )  # fmt: skip
+    if shared.tiles:
+        dense.finish_dense[(shared.tiles, triton.cdiv(tile.tokens, _SOME))](
+            sums, x.alpha, step, bias, out, x.rows, weight.rows, out.stride(0), whole, shared.parts,
+            M=tile.tokens, N=tile.rows, SOME=_SOME, **kinds, **_EXACT,
+        )  # fmt: skip

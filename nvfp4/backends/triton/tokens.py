@@ -3,15 +3,18 @@
 In W4A4 a number is q * s, at most six significant bits, so exact in bfloat16; its global scale waits for the end of the
 product, as alpha = 1 / (G_x * G_w). Of 256 columns the order is [code of a word, step, half, group, pair], which sums
 do not see.
+
+Where the next kernel may be launched EARLY, it is, and waits for these numbers where it first needs them.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
-from nvfp4.backends.triton.bits import decode_e2m1, decode_e4m3, finite_magnitude, round_block, rounded_to
-from nvfp4.backends.triton.quantize import load_blocks
+from nvfp4.backends.triton.bits import decode_e2m1, decode_e4m3, round_block, rounded_to
+from nvfp4.backends.triton.quantize import load_blocks, row_scale
 
 __all__ = ["decode_tokens", "permute_tokens", "quantize_tokens", "store_parts", "store_tokens", "write_alpha"]
 
@@ -53,9 +56,11 @@ def write_alpha(alpha, at, token_scale, weight_scale, up_scale, tokens, UP: tl.c
 @triton.jit(do_not_specialize=["rows", "groups", "units"])
 def permute_tokens(
     x, tokens, weight_scale, up_scale, alpha, rows, groups, units, stride,
-    UP: tl.constexpr, PARTS: tl.constexpr, U: tl.constexpr,
+    UP: tl.constexpr, PARTS: tl.constexpr, U: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """As they are; a float32 as the sum of three bfloat16, `rows` rows apart."""
+    if EARLY:
+        gdc_launch_dependents()
     row, first = tl.program_id(0), tl.program_id(1) * U
     if row == 0:
         write_alpha(alpha, 0, tl.full((), 1.0, tl.float32), weight_scale, up_scale, 1, UP)
@@ -67,21 +72,17 @@ def permute_tokens(
 @triton.jit(do_not_specialize=["groups", "units", "each"])
 def quantize_tokens(
     x, tokens, global_scale, weight_scale, up_scale, alpha, groups, units, stride, each,
-    PER_ROW: tl.constexpr, UP: tl.constexpr, WIDE: tl.constexpr, U: tl.constexpr,
+    PER_ROW: tl.constexpr, UP: tl.constexpr, WIDE: tl.constexpr, U: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """By a global scale that is known, or PER_ROW by a row's own, which is written; `each` units a program.
 
     Every program of a row looks for its largest value, WIDE values at a time: waiting for another one takes longer.
     """
+    if EARLY:
+        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     if PER_ROW:
-        largest = tl.zeros((WIDE,), tl.float32)
-        for first in tl.range(0, groups * 16, WIDE):
-            column = first + tl.arange(0, WIDE)
-            values = tl.load(x + row * stride + column, mask=column < groups * 16, other=0.0).to(tl.float32)
-            largest = tl.maximum(largest, finite_magnitude(values))
-        given = tl.div_rn(2688.0, tl.max(largest, axis=0))
-        given = tl.where(given < float("inf"), given, 1.0)
+        given = row_scale(x + row * stride, groups * 16, WIDE)
         tl.store(global_scale + row, given, mask=tl.program_id(1) == 0)
         write_alpha(alpha, row, given, weight_scale, up_scale, tl.num_programs(0), UP)
     else:
@@ -89,18 +90,25 @@ def quantize_tokens(
         if row == 0:
             write_alpha(alpha, 0, given, weight_scale, up_scale, 1, UP)
     begin = tl.program_id(1) * each
-    for unit in tl.range(begin, tl.minimum(begin + each, units), U):
-        group = unit * 16 + tl.arange(0, 16 * U)
-        raw = load_blocks(x, row + tl.zeros_like(group), group, stride, group < groups)
-        values = round_block(raw.to(tl.float32), given)
-        store_tokens(values, tokens, row, unit, units, U)
+    end = tl.minimum(begin + each, units)
+    rows = row + tl.zeros((16 * U,), tl.int64)
+    group = begin * 16 + tl.arange(0, 16 * U)
+    raw = load_blocks(x, rows, group, stride, group < groups)
+    for unit in tl.range(begin, end, U):
+        group += 16 * U
+        following = load_blocks(x, rows, group, stride, group < tl.minimum(groups, end * 16))
+        store_tokens(round_block(raw.to(tl.float32), given), tokens, row, unit, units, U)
+        raw = following
 
 
 @triton.jit(do_not_specialize=["groups", "units"])
 def decode_tokens(
-    packed, scale, tokens, global_scale, weight_scale, alpha, groups, units, PER_ROW: tl.constexpr, U: tl.constexpr
+    packed, scale, tokens, global_scale, weight_scale, alpha, groups, units,
+    PER_ROW: tl.constexpr, U: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Of what is quantised already (plain bytes)."""
+    if EARLY:
+        gdc_launch_dependents()
     row, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * U
     if PER_ROW:
         write_alpha(alpha, row, tl.load(global_scale + row), weight_scale, weight_scale, 0, False)
