@@ -66,8 +66,8 @@ def test_columns_are_counted_by_units() -> None:
 
 
 @pytest.mark.parametrize("gpu", [H200, RTX3090], ids=["H200", "RTX 3090"])
-def test_few_tokens_of_a_tile_are_all_summed_alike(gpu) -> None:
-    """However many of them were measured: a token's last bits depend on how many others there are only by the tile."""
+def test_tokens_of_a_power_of_two_are_all_summed_alike(gpu) -> None:
+    """However many of them were measured: a token's last bits depend on how many others there are only by it."""
     n, k = GEMMA[1]
     measured = {}
     for m in (1, 2, 5, 17, 20, 65, 100, 128, 129, 200):
@@ -76,7 +76,7 @@ def test_few_tokens_of_a_tile_are_all_summed_alike(gpu) -> None:
         measured[problem] = won_by(names[m % len(names)], problem, gpu)
     plans = {}
     for m in range(1, plan.FEW + 1):
-        plans.setdefault(plan.tile_for(m, gpu), set()).add(choose(Problem(m, n, k), gpu, measured))
+        plans.setdefault(plan.few(m), set()).add(choose(Problem(m, n, k), gpu, measured))
     assert [len(chosen) for chosen in plans.values()] == [1] * len(plans)
     assert choose(Problem(3, n, k), gpu, measured) == choose(Problem(5, n, k), gpu, measured)
 

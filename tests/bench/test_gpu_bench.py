@@ -47,7 +47,7 @@ def test_every_op_is_measured_on_every_backend_beside_its_peer() -> None:
         assert min(row.us, row.gbs, row.attainable_us, row.beside_us, row.read_gbs, row.matmul_tflops) > 0
         assert row.kernel.startswith(f"{row.backend}/")
         assert row.plan == ""  # is Triton's
-        assert row.samples == 2
+        assert row.samples in (1, 2)  # as many as there is time for
         assert row.command.endswith(f"--m {row.m} --dtype bfloat16 --backend {row.backend}")
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "Tile",
     "candidates",
     "choose",
+    "few",
     "tile_for",
     "units_of",
 ]
@@ -144,17 +145,13 @@ _TILES = (
     Tile(2, 16, 4, 3, 4),
     Tile(2, 32, 4, 3, 4),
     Tile(2, 64, 2, 3, 4),
-    Tile(2, 128, 2, 3, 8, copied=True),
     Tile(2, 256, 2, 3, 8, copied=True),
 )
-"""Measured best for up to as many tokens on an H200 (`docs/triton.md`)."""
-
-_MOST_WITHOUT_WARPGROUPS = 64
-"""Tokens of a tile elsewhere: where products are a warp's own, more of them would not leave registers for the rest."""
+"""Measured best on an H200 and an H100 (`docs/triton.md`), each for up to as many tokens, that of 64 up to `FEW`."""
 
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 FEW = 128
-"""Tokens, whose sums are split the same way however many they are."""
+"""Tokens, up to which sums are split the same way for each power of two of them."""
 
 _LAUNCH = 1.5  # units' time that starting and ending a program takes
 
@@ -204,10 +201,20 @@ def _dense_time(problem: Problem, gpu: Gpu) -> float:
 
 
 def tile_for(tokens: int, gpu: Gpu) -> Tile:
-    """Of the fused product of as many tokens."""
-    most = _TILES[-1].tokens if gpu.has_warpgroups else _MOST_WITHOUT_WARPGROUPS
-    tile = next(tile for tile in _TILES if tile.tokens >= min(tokens, most))
+    """Of the fused product of as many tokens.
+
+    Where products are a warp's own, larger tiles would not leave registers for the rest.
+    """
+    if tokens > FEW and gpu.has_warpgroups:
+        tile = _TILES[-1]
+    else:
+        tile = next(tile for tile in _TILES if tile.tokens >= min(tokens, 64))
     return tile.smaller(gpu.shared_bytes)
+
+
+def few(tokens: int) -> int:
+    """Up to `FEW` tokens, the power of two of them, from 8 on, with which they share how columns are split."""
+    return max(8, 1 << (tokens - 1).bit_length())
 
 
 def _fused_time(problem: Problem, tile: Tile, splits: int, gpu: Gpu) -> float:
@@ -215,7 +222,8 @@ def _fused_time(problem: Problem, tile: Tile, splits: int, gpu: Gpu) -> float:
     units = units_of(problem.k)
     tiles = -(-problem.n // (64 * tile.panels)) * -(-problem.m // tile.tokens)
     each = -(-units // splits)
-    resident = max(1, min(gpu.shared_bytes // tile.shared_bytes, 16 // tile.warps))
+    # What programs of one multiprocessor share is memory, which waits, or of more tokens tensor cores, which do not.
+    resident = max(1, min(gpu.shared_bytes // tile.shared_bytes, 16 // tile.warps)) if problem.m <= 64 else 1
     spent = _waves(tiles * splits, gpu.processors * resident) * (each + _LAUNCH) * splits / units
     sums = _SUMS * (splits + 1) / 2 if problem.m > FEW else _FEW_SUMS * splits * problem.m
     return _FUSED * spent + (splits > 1) * (sums / problem.k + _ANOTHER / (problem.n * problem.k))
@@ -240,12 +248,12 @@ def _splits_of(problem: Problem) -> list[int]:
 def choose(problem: Problem, gpu: Gpu) -> Plan:
     """The plan with the least predicted time.
 
-    Up to 128 tokens the sums are split by the weight's sizes alone, so that a token's result depends on how many
-    others there are only through its tile.
+    Up to 128 tokens a power of two of them has the same plan, so that a token's result depends on how many others there
+    are only through it.
     """
     tile = tile_for(problem.m, gpu)
     if problem.m <= FEW:
-        problem = problem._replace(m=tile.tokens)
+        problem = problem._replace(m=few(problem.m))
     times = {splits: _fused_time(problem, tile, splits, gpu) for splits in _splits_of(problem)}
     splits = min(times, key=times.__getitem__)
     if problem.m > FEW:

@@ -1,7 +1,7 @@
 """Triton's share of what `nvfp4 tune` measured: where something like a product was, the fastest plan there is taken.
 
-Like it is what has the same weight and the same tile. Up to 128 tokens that is enough: how sums are split, and with it
-a token's last bits, is to depend on the tile and on nothing else. Above, half to twice as many tokens are like it.
+Like it is what has the same weight and, up to 128 tokens, the same power of two of them, on which alone it is to depend
+how sums are split, and with it a token's last bits. Above, half to twice as many tokens are like it.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def refusal(problem: Problem, times: Times, gpu: Gpu) -> str:
     return candidates_refusal(times, plan.candidates(problem, gpu))
 
 
-def _like(problem: Problem, gpu: Gpu, found: Measurements) -> Problem | None:
+def _like(problem: Problem, found: Measurements) -> Problem | None:
     """The measured problem whose fastest plan this one takes."""
 
     def kind(of: Problem) -> tuple[object, ...]:
         # A weight's columns are padded to whole units, which is all that a product sees of them.
-        return of.n, plan.units_of(of.k), plan.tile_for(of.m, gpu), of.m <= plan.FEW
+        return of.n, plan.units_of(of.k), plan.few(of.m) if of.m <= plan.FEW else None
 
     like = [other for other in found if kind(other) == kind(problem)]
     if problem.m <= plan.FEW:
@@ -57,7 +57,7 @@ def _like(problem: Problem, gpu: Gpu, found: Measurements) -> Problem | None:
 
 def choose(problem: Problem, gpu: Gpu, found: Measurements) -> Plan:
     """The plan that was fastest where something like it was measured; else the one with the least predicted time."""
-    near = _like(problem, gpu, found)
+    near = _like(problem, found)
     if near is not None:
         times = found[near]
         fastest = plan.candidates(problem, gpu).get(min(times, key=times.__getitem__))
