@@ -223,7 +223,8 @@ def _fused_time(problem: Problem, tile: Tile, splits: int, gpu: Gpu) -> float:
     tiles = -(-problem.n // (64 * tile.panels)) * -(-problem.m // tile.tokens)
     each = -(-units // splits)
     # What programs of one multiprocessor share is memory, which waits, or of more tokens tensor cores, which do not.
-    resident = max(1, min(gpu.shared_bytes // tile.shared_bytes, 16 // tile.warps)) if problem.m <= 64 else 1
+    most = min(gpu.shared_bytes // tile.shared_bytes, 16 // tile.warps, 128 // tile.tokens)
+    resident = max(1, most) if problem.m <= 64 else 1
     spent = _waves(tiles * splits, gpu.processors * resident) * (each + _LAUNCH) * splits / units
     sums = _SUMS * (splits + 1) / 2 if problem.m > FEW else _FEW_SUMS * splits * problem.m
     return _FUSED * spent + (splits > 1) * (sums / problem.k + _ANOTHER / (problem.n * problem.k))

@@ -34,6 +34,7 @@ _UNITS = 8  # a program of tokens takes at a time
 _WIDE = 8192  # values of a row that are looked at together for its largest
 _PROGRAMS = 256  # that a GPU has room for, about
 _SOME = 16  # tokens of a tile that a program of `finish_dense` writes
+_EARLY = 32  # tokens of a tile whose programs are launched early; of more, few programs lie on few multiprocessors then
 _FINISHED = 512  # rows of the weight whose results a program of `finish` writes
 
 
@@ -236,6 +237,7 @@ def _operand(values: Tensor, *block: int) -> TensorDescriptor:
 
 def _fused(x: Tokens, weight: Weight, out: Tensor, how: plan.Plan, gpu: plan.Gpu) -> None:
     n, units, count = weight.rows, x.units, x.parts * x.rows
+    early = gpu.has_early_launch and how.tile.tokens <= _EARLY
     tile, splits = how.tile, how.splits
     each = -(-units // splits)
     splits = -(-units // each)
@@ -250,11 +252,11 @@ def _fused(x: Tokens, weight: Weight, out: Tensor, how: plan.Plan, gpu: plan.Gpu
         target, count, n, units, each,
         TO=DTYPES[x.values.dtype], PANELS=tile.panels, M=tile.tokens, STEPS=tile.steps, STAGES=tile.stages,
         COPIED=copied, PARTIAL=partial, PER_TOKEN=x.has_many_scales and not partial, UP=has_up and not partial,
-        BIAS=given and not partial, EARLY=gpu.has_early_launch, launch_pdl=gpu.has_early_launch,
+        BIAS=given and not partial, EARLY=early, launch_pdl=early,
         num_warps=tile.warps, enable_fp_fusion=False,
     )  # fmt: skip
     if partial:
-        _finish(x, weight, target, splits * x.parts, out, early=gpu.has_early_launch)
+        _finish(x, weight, target, splits * x.parts, out, early)
 
 
 def _finish(x: Tokens, weight: Weight, sums: Tensor, partials: int, out: Tensor, early: bool) -> None:
