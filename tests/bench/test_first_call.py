@@ -129,5 +129,5 @@ def test_on_a_gpu_the_kernels_are_few_and_the_cache_holds_them() -> None:
     compiled = {
         cache: [step for step in steps if step.cache == cache and step.kernels] for cache in ("empty", "filled")
     }
-    assert 0 < sum(step.kernels for step in compiled["empty"]) <= 64
+    assert 0 < sum(step.kernels for step in compiled["empty"]) <= 20  # 11 of Gemma-4-31B's down on an H100
     assert compiled["filled"] == []
