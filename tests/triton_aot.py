@@ -47,8 +47,18 @@ def has_no_spills(found: Counter[str]) -> bool:
     return not SPILLS or found["LDL"] == found["STL"] == 0
 
 
+def waits_before_memory(found: Counter[str]) -> bool:
+    """Whether a kernel that is launched early waits for the one ahead before it loads or stores anything.
+
+    `griddepcontrol.wait` is ACQBULK, and instructions are counted in the order in which each kind first appears.
+    """
+    order = [*found]
+    memory = [order.index(name) for name in ("LDG", "LDGSTS", "UTMALDG", "STG", "ATOMG", "RED") if name in found]
+    return bool(memory) and order.index("ACQBULK") < min(memory)
+
+
 def instructions(code: Any) -> Counter[str]:
-    """Of the machine code, by the first part of their names."""
+    """Of the machine code, by the first part of their names, in the order of their first appearance."""
     nvdisasm = sass.tool("nvdisasm")
     if nvdisasm is None:
         pytest.skip("nvdisasm is missing; pip install nvidia-cuda-nvdisasm")

@@ -165,15 +165,17 @@ class _TritonProduct(Product):
 
         super().__init__(problem, weights)
         m, n, k = problem
-        self.products, one = products, torch.ones(1, device="cuda")
-        self.operands = [products.Weight(tiles, n, one) for tiles in weights]
-        self.values = products.decoded_tokens(_codes(m, k), _scales(m, k // 16), one, self.operands[0])
+        self.products, self.one = products, torch.ones(1, device="cuda")
+        self.operands = [products.Weight(tiles, n, self.one) for tiles in weights]
+        self.codes, self.scales = _codes(m, k), _scales(m, k // 16)
 
     def calls(self, plan: Any) -> Callable[[], None]:
         def call() -> None:
             with self.products.force_plan(plan):
                 for weight in self.operands:
-                    self.products.product(self.values, weight, self.out)
+                    # As in a model, a kernel that writes tokens is before each product, which may start while it ends.
+                    tokens = self.products.decoded_tokens(self.codes, self.scales, self.one, weight)
+                    self.products.product(tokens, weight, self.out)
 
         return call
 

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from nvfp4.backends.triton import dense, dequantize, fused, gemm, plan, quantize, tiles, tokens
 from nvfp4.backends.triton.plan import Gpu
-from triton_aot import CAPABILITIES, compiled, has_no_spills, instructions
+from triton_aot import CAPABILITIES, compiled, has_no_spills, instructions, waits_before_memory
 
 pytestmark = pytest.mark.skipif(
     bool(triton.knobs.runtime.interpret), reason="TRITON_INTERPRET=1: kernels are interpreted, not compiled"
@@ -132,7 +132,7 @@ def test_products(capability: int, tile: plan.Tile) -> None:
         capability, tile.warps,
     )  # fmt: skip
     ptx, found = code.asm["ptx"], instructions(code)
-    assert ("griddepcontrol.wait" in ptx) == (capability >= 90)
+    assert capability < 90 or waits_before_memory(found)
     assert code.metadata.shared <= SHARED_KIB[capability] << 10
     assert "mxf4" not in ptx
     assert has_no_spills(found)
@@ -146,6 +146,24 @@ def test_products(capability: int, tile: plan.Tile) -> None:
     else:
         assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in ptx
         assert found["HMMA"]
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("per_row", [False, True])
+def test_finish(per_row: bool, capability: int) -> None:
+    early = capability >= 90
+    found = instructions(
+        compiled(
+            gemm.finish,
+            {"sums": "*fp32", "alpha": "*fp32", "token_scale": "*fp32", "weight_scale": "*fp32", "bias": "*bf16",
+             "out": "*bf16", "tokens": "i32", "rows": "i32", "partials": "i32", "width": "i32"},
+            {"PER_TOKEN": True, "UP": not per_row, "PER_ROW": per_row, "QUANTISED": True, "BIAS": True, "N": 512,
+             "EARLY": early},
+            capability, 8,
+        )
+    )  # fmt: skip
+    assert has_no_spills(found)
+    assert not early or waits_before_memory(found)
 
 
 @pytest.mark.parametrize("capability", [90, 100])
@@ -197,7 +215,7 @@ def test_fused(dtype: str, capability: int) -> None:
         compiled(
             fused.gated_tokens, tokens_of,
             {"PER_ROW": True, "UP": False, "WIDE": wide, "U": 8, "ACTIVATION": "gelu_tanh", "QUANTISED": True,
-             "PARTS": 1, "EARLY": capability >= 90},
+             "EARLY": capability >= 90},
             capability, 8,
         ),
     ):  # fmt: skip

@@ -144,6 +144,23 @@ def test_linear_is_quantise_then_matmul(activations) -> None:
         assert torch.equal(linear(x, w, activations, given, bias), multiply(a, w, bias, dtype))
 
 
+@pytest.mark.parametrize("rows", [1, 2, 19, 24, 32, 37, 86, 128, 129, 1000])
+@pytest.mark.parametrize("k", [16, 5376, 14336, 21504, 28672])
+def test_programs_of_a_row_have_whole_pieces_of_it(rows: int, k: int) -> None:
+    """One that had not would write zeros over what the next one begins with."""
+    made = products.Tokens(torch.empty((rows, plan.units_of(k) * 256), device="meta"), rows, 1, None, None)  # type: ignore[arg-type]
+    each = products._units_each(made, per_row=True)
+    assert each % products._UNITS == 0
+    assert products.triton.cdiv(made.units, each) * rows <= max(products.PROGRAMS, rows)
+
+
+@needs_gpu
+@pytest.mark.parametrize(("m", "k"), [(24, 21504), (32, 21504), (64, 21504), (128, 5376), (86, 5376), (40, 28672)])
+def test_rows_that_several_programs_quantise(m: int, k: int) -> None:
+    x, w = outliers(m, k, torch.bfloat16).to(DEVICE), here(quantized(64, k))
+    assert torch.equal(linear(x, w, "row"), multiply(reference.quantize(x, None, "row"), w, dtype=torch.bfloat16))
+
+
 def test_nan_stays_in_its_token() -> None:
     x, w = outliers(9, 272, torch.bfloat16).to(DEVICE), here(quantized(70, 272))
     for activations in ("row", "none"):

@@ -16,7 +16,7 @@ from nvfp4.backends.arguments import COMPUTE_ROW, Quantized, as_rows, quantized_
 from nvfp4.backends.triton.activation import activate
 from nvfp4.backends.triton.bits import encode_block, finite_magnitude, round_block, rounded_to
 from nvfp4.backends.triton.quantize import load_blocks, store_blocks
-from nvfp4.backends.triton.tokens import store_parts, store_tokens, write_alpha
+from nvfp4.backends.triton.tokens import store_tokens, write_alpha
 from nvfp4.formats import GROUP_SIZE
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
 _BLOCKS = 128  # of an activation, that a program encodes at a time
 _WIDE_BLOCKS = {2: 512, 4: 128}  # that it looks at together for the largest value, by the size of a value
 _WARPS = 8
-_PROGRAMS = 256  # that a GPU has room for, about
+PROGRAMS = 256  # that a GPU has room for, about
 
 
 @triton.jit
@@ -102,12 +102,12 @@ def quantize_gated(
 def gated_tokens(
     x, tokens, global_scale, weight_scale, up_scale, alpha, groups, units, stride, each,
     PER_ROW: tl.constexpr, UP: tl.constexpr, WIDE: tl.constexpr, U: tl.constexpr,
-    ACTIVATION: tl.constexpr, QUANTISED: tl.constexpr, PARTS: tl.constexpr, EARLY: tl.constexpr,
+    ACTIVATION: tl.constexpr, QUANTISED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The right operand of a product from x [rows, 32 * groups], where eight columns of gate and of up alternate.
 
     Arguments and grid are those of `tokens.quantize_tokens`, with `groups` of act(gate) * up. Not QUANTISED it is
-    `tokens.permute_tokens` of them, of PARTS bfloat16 each; then `global_scale` is not looked at.
+    `tokens.permute_tokens` of them, in x's dtype; then `global_scale` is not looked at.
     """
     if EARLY:
         gdc_launch_dependents()
@@ -127,7 +127,7 @@ def gated_tokens(
         if QUANTISED:
             store_tokens(round_block(values, given), tokens, row, unit, units, U)
         else:
-            store_parts(values, tokens, row, tl.num_programs(0), unit, units, PARTS, U)
+            store_tokens(values, tokens, row, unit, units, U)
 
 
 @triton.jit
@@ -262,7 +262,7 @@ def gated_quantize(
     groups = x.shape[-1] // (2 * GROUP_SIZE)
     if rows and groups:
         # Few rows are shared by several programs, each of which looks at all of a row first.
-        parts = min(triton.cdiv(groups, _BLOCKS), max(1, _PROGRAMS // rows))
+        parts = min(triton.cdiv(groups, _BLOCKS), max(1, PROGRAMS // rows))
         each = triton.cdiv(triton.cdiv(groups, parts), _BLOCKS) * _BLOCKS
         quantize_gated[(rows, triton.cdiv(groups, each))](
             x, out.packed.view(torch.int32), out.scale, out.global_scale, groups, stride, each, **kinds,

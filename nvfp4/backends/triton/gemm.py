@@ -123,7 +123,7 @@ def multiply(
         x += token.to(tl.int64)[None, :] * (units * 256) + column[:, None]
     if EARLY:
         gdc_launch_dependents()
-        _prefetch(weights, each, PANELS)
+        _prefetch(weights, tl.minimum(each, units - first), PANELS)
         gdc_wait()
     tl.assume(iterations > 0)  # a loop that may be left out makes ptxas wait for every single product
     acc = tl.zeros((N, M), tl.float32)

@@ -160,6 +160,7 @@ _FUSED = 1.15
 _DENSE = 0.95
 _SUMS = 571.0  # over the columns: float32 sums to memory and back
 _FEW_SUMS = 11.0  # over the columns, for each token and split, where the product takes the time of reading the weight
+_PART, _FINISH = 7.6, 350.0  # over the columns, in a tile's time: a part's sums to memory and back, and their kernel
 _UNPACKING = 263.0  # over the tokens: the weight's numbers to memory
 _ANOTHER = 2e7  # over the weight's numbers: another kernel, which adds and finishes the sums
 
@@ -176,7 +177,7 @@ def _waves(programs: int, slots: int) -> float:
 
 def _time_of_rest(rest: int, parts: int, columns: int, processors: int) -> float:
     """Of the last tiles in that of one, with that of writing, reading and adding parts' sums."""
-    return -(-rest * parts // processors) / parts + (parts > 1) * (7.6 * rest * parts + 350) / columns
+    return -(-rest * parts // processors) / parts + (parts > 1) * (_PART * rest * parts + _FINISH) / columns
 
 
 def shared_tiles(tiles: int, columns: int, gpu: Gpu) -> Shared:

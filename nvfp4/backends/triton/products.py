@@ -13,6 +13,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from nvfp4.backends.arguments import as_rows
 from nvfp4.backends.triton import dense, fused, gemm, plan, quantize, tokens, tuned
+from nvfp4.backends.triton.fused import PROGRAMS
 from nvfp4.backends.triton.quantize import DTYPES
 from nvfp4.formats import GROUP_SIZE
 from nvfp4.tuning import Problem
@@ -32,7 +33,6 @@ __all__ = [
 _EXACT = {"num_warps": 8, "enable_fp_fusion": False}
 _UNITS = 8  # a program of tokens takes at a time
 _WIDE = 8192  # values of a row that are looked at together for its largest
-_PROGRAMS = 256  # that a GPU has room for, about
 _SOME = 16  # tokens of a tile that a program of `finish_dense` writes
 _EARLY = 32  # tokens of a tile whose programs are launched early; of more, few programs lie on few multiprocessors then
 _FINISHED = 512  # rows of the weight whose results a program of `finish` writes
@@ -112,13 +112,15 @@ def _scales(weight: Weight) -> tuple[Tensor, Tensor, bool]:
 
 
 def _early(x: Tensor) -> bool:
-    """Whether the kernel after the next one on x's GPU may be launched before that one has ended."""
+    """Whether on x's GPU the next kernel may be launched before this one has ended."""
     return tuned.gpu_of(x.device.index if x.device.type == "cuda" else None).has_early_launch
 
 
 def _units_each(made: Tokens, per_row: bool) -> int:
-    """Units of a program; few rows are shared by several, each of which, PER_ROW, looks at all of a row first."""
-    return max(_UNITS, triton.cdiv(made.units, max(1, _PROGRAMS // made.rows))) if per_row else _UNITS
+    """Units of a program, whole `_UNITS`; few rows are shared by several, each of which looks at all of a row first."""
+    if not per_row:
+        return _UNITS
+    return -(-made.units // (max(1, PROGRAMS // made.rows) * _UNITS)) * _UNITS
 
 
 def as_tokens(x: Tensor, weight: Weight) -> Tokens:
@@ -170,7 +172,7 @@ def gated_tokens(
     fused.gated_tokens[(rows, triton.cdiv(made.units, each))](
         both, made.values, scale if global_scale is None else global_scale, scale, up_scale, made.alpha,
         k // GROUP_SIZE, made.units, 2 * k, each,
-        QUANTISED=quantised, ACTIVATION=activation, PER_ROW=per_row, UP=has_up, PARTS=1, WIDE=_WIDE, U=_UNITS,
+        QUANTISED=quantised, ACTIVATION=activation, PER_ROW=per_row, UP=has_up, WIDE=_WIDE, U=_UNITS,
         EARLY=_early(both), **_EXACT,
     )  # fmt: skip
     return made
@@ -274,7 +276,8 @@ def _finish(x: Tokens, weight: Weight, sums: Tensor, partials: int, out: Tensor,
 def _by_workspace(x: Tokens, weight: Weight, out: Tensor, gpu: plan.Gpu, by_library: bool) -> None:
     """The weight's numbers into memory, some of its rows at a time, and a product of two matrices in memory."""
     columns, panels = 256 * x.units, weight.tiles.shape[0]
-    at_once = min(panels, max(4, plan.WORKSPACE_BYTES // (2 * 64 * columns) // 4 * 4))
+    row_bytes = max(2 * columns, 4 * x.values.shape[0] if by_library else 0)  # of the weight's numbers, of sums
+    at_once = min(panels, max(4, plan.WORKSPACE_BYTES // (64 * row_bytes) // 4 * 4))
     space = torch.empty((64 * at_once, columns), dtype=x.values.dtype, device=out.device)
     for first in range(0, panels, at_once):
         tiles = weight.tiles[first : first + at_once]

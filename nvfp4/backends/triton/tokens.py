@@ -74,7 +74,7 @@ def quantize_tokens(
     x, tokens, global_scale, weight_scale, up_scale, alpha, groups, units, stride, each,
     PER_ROW: tl.constexpr, UP: tl.constexpr, WIDE: tl.constexpr, U: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """By a global scale that is known, or PER_ROW by a row's own, which is written; `each` units a program.
+    """By a global scale that is known, or PER_ROW by a row's own, which is written; `each` units, whole U, a program.
 
     Every program of a row looks for its largest value, WIDE values at a time: waiting for another one takes longer.
     """
