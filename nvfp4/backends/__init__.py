@@ -101,6 +101,14 @@ class Explanation:
         return "\n".join(lines)
 
 
+def _is_device_type(name: str) -> bool:
+    """Whether torch knows devices of this type, which has no index."""
+    try:
+        return torch.device(name).type == name
+    except RuntimeError:
+        return False
+
+
 def explain(desc: Desc) -> Explanation:
     """Ask every backend about a problem.
 
@@ -113,6 +121,8 @@ def explain(desc: Desc) -> Explanation:
     check_kind("explain", desc, (Desc,), "an nvfp4.backends.Desc, such as Desc('linear', device='cpu')")
     check_choice("explain: op", desc.op, OPS)
     check_kind("explain: device", desc.device, (str,), "the type of a device, 'cpu' or 'cuda'")
+    if not _is_device_type(desc.device):
+        raise ValueError(f"explain: device: got {desc.device!r}, wanted the type of a device, such as 'cpu' or 'cuda'")
     check_kind("explain: dtype", desc.dtype, (torch.dtype,), "a torch.dtype, such as torch.bfloat16")
     check_choice("explain: layout", desc.layout, LAYOUTS[:2] if desc.op in ("quantize", *FUSED_OPS) else LAYOUTS)
     check_choice("explain: activations", desc.activations, ACTIVATIONS)
@@ -136,7 +146,8 @@ def select(op: str, *fields: Any) -> Backend:
     explanation = explain(desc)
     if explanation.choice is None:
         who = f"the forced backend {_forced!r}" if _forced else "any backend"
-        raise RuntimeError(f"{desc.op}: not served by {who}.\n{explanation}")
+        remedy = " Unset NVFP4_BACKEND, or leave force(), or call it with what that one serves." if _forced else ""
+        raise RuntimeError(f"{desc.op}: not served by {who}.{remedy}\n{explanation}")
     if explanation.choice == "reference" and not _forced:
         _log.warning("nvfp4: %s is served by the slow reference backend.\n%s", desc.op, explanation)
     return BACKENDS[explanation.choice]

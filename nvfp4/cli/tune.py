@@ -13,7 +13,9 @@ def tune(
     shape: Annotated[
         list[str] | None, typer.Option(help="N,K of a weight; may be repeated. Default: Gemma-4-31B's MLP.")
     ] = None,
-    tokens: Annotated[str, typer.Option(help="Numbers of tokens. Default: 512 to 8192, of Triton's 1 to 8192.")] = "",
+    tokens: Annotated[
+        str, typer.Option(help="M values, such as 1,16,256. Default: 512 to 8192 for SM120, 1 to 8192 for Triton.")
+    ] = "",
     show: Annotated[bool, typer.Option("--show", help="Only show what is stored for this GPU, or for any.")] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Only remove what is stored for this GPU.")] = False,
 ) -> None:

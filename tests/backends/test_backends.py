@@ -130,3 +130,14 @@ def test_the_table_is_complete() -> None:
     assert len({v.name for v in env.VARIABLES}) == len(env.VARIABLES)
     for variable in env.VARIABLES:
         assert env.get(variable.name) == os.environ.get(variable.name, variable.default)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "gpu", ""])
+def test_a_device_that_is_no_type_is_refused(device: str) -> None:
+    with pytest.raises(ValueError, match=f"explain: device: got '{device}', wanted the type of a device"):
+        backends.explain(Desc("linear", device=device))
+
+
+def test_what_to_do_about_a_forced_backend() -> None:
+    with backends.force("triton"), pytest.raises(RuntimeError, match="Unset NVFP4_BACKEND, or leave force"):
+        nvfp4.quantize(torch.ones(1, 16))
