@@ -9,6 +9,7 @@ import torch
 
 from nvfp4.bench import machine
 from nvfp4.bench.gpu_cases import GpuCase
+from nvfp4.bench.results import Ran
 from nvfp4.bench.timing import Samples
 from nvfp4.tuning import driver_version
 
@@ -77,11 +78,10 @@ class GpuPeaks:
 
 
 @dataclass(frozen=True)
-class GpuRow:
+class GpuRow(Ran):
     """One case on one backend: what ran, how long it took, what it could have taken, what stood beside. Times in µs.
 
     Attributes:
-        kernel: what the backend recorded of the call.
         plan: the tile of Triton's product and how its columns are shared, or by which route it goes.
         attainable_us: of a product by the rates of the same loop; of a quantiser what the copy took.
         fraction: of what is attainable. FP4 tensor cores may exceed 1 where 16-bit ones bound it.
@@ -89,13 +89,6 @@ class GpuRow:
         ratio: how many times faster than what stands beside.
     """
 
-    op: str
-    m: int
-    n: int
-    k: int
-    dtype: str
-    backend: str
-    kernel: str
     plan: str
     us: float
     us_p20: float

@@ -16,7 +16,7 @@ from nvfp4.bench.timing import Samples
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["COLUMNS", "Peaks", "Row", "check_writable", "make_row", "write_csv"]
+__all__ = ["COLUMNS", "Peaks", "Ran", "Row", "check_writable", "make_row", "write_csv"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ class Peaks:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One case: what ran, how long it took, what it could have taken, and what torch took beside it. Times in µs."""
+class Ran:
+    """What a row of any device begins with: a case and what served it.
+
+    Attributes:
+        kernel: what the backend recorded of the call.
+    """
 
     op: str
     m: int
@@ -61,6 +65,12 @@ class Row:
     dtype: str
     backend: str
     kernel: str
+
+
+@dataclass(frozen=True)
+class Row(Ran):
+    """One case: what ran, how long it took, what it could have taken, and what torch took beside it. Times in µs."""
+
     us: float
     us_p20: float
     us_p80: float
