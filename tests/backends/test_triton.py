@@ -15,7 +15,7 @@ __all__ = ["numbers_as_bounds"]
 
 TRITON = backends.BACKENDS["triton"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-SHAPES = [(1, 16), (2, 48), (3, 640), (7, 2048), (129, 80)]
+SHAPES = [(1, 16), (2, 48), (3, 640), (7, 2048), (129, 80), (3, 12304)]
 if DEVICE == "cuda":
     SHAPES += [(300, 5376), (5, 21504), (2, 40960), (8192, 5376)]
 

@@ -33,10 +33,9 @@ QUANTIZE: list[tuple[str, dict[str, str], dict[str, Any]]] = [
         for dtype in ("*fp32", "*fp16", "*bf16")
         for per_row in (False, True)
     ),
-    (
-        "quantize_rows",
-        {"x": "*bf16", **BYTES, "stride": "i32"},
-        {"GROUPS": 336, "SWIZZLED": False, "WIDE": 4096, "B": 64},
+    *(
+        ("quantize_rows", {"x": "*bf16", **BYTES, "stride": "i32"}, {"GROUPS": groups, "SWIZZLED": False})
+        for groups in (1, 336, 1344)
     ),
     ("_tensor_amax", {"x": "*fp16", "amax": "*i32", **SIZES, "stride": "i32"}, {"ENDS": 1, "B": 64}),
 ]
@@ -46,8 +45,11 @@ QUANTIZE: list[tuple[str, dict[str, str], dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "arguments", "constants"), QUANTIZE, ids=lambda value: str(value)[:40])
 def test_quantize(name: str, arguments: dict[str, str], constants: dict[str, Any], capability: int) -> None:
     """IEEE divisions, and no multiplication fused with an addition but where that is written."""
-    code = compiled(getattr(quantize, name), arguments, constants, capability)
+    tile = quantize.tile_of_row(constants["GROUPS"]) if name == "quantize_rows" else {"num_warps": 2}
+    warps = tile.pop("num_warps")
+    code = compiled(getattr(quantize, name), arguments, {**constants, **tile}, capability, warps)
     ptx = code.asm["ptx"]
+    assert has_no_spills(instructions(code))
     assert ("fma" in ptx) == (name in ("quantize_blocks", "quantize_rows") and not constants.get("EXACT_CT"))
     assert ("div.rn.f32" in ptx) == (name != "_tensor_amax")
     assert ".local" not in ptx

@@ -32,7 +32,6 @@ _NATIVE = (
 )
 _BLOCKS = 64  # of sixteen, a program
 _COMMON: dict[str, Any] = {"num_warps": 2, "enable_fp_fusion": False}
-_ROWS: dict[str, Any] = {"WIDE": 4096, "B": 128, "num_warps": 4, "enable_fp_fusion": False}
 
 
 @lru_cache(maxsize=1)
@@ -115,7 +114,7 @@ class TritonBackend(Backend):
             if mode == COMPUTE_ROW:
                 quantize.quantize_rows[(rows,)](
                     x, words, out.scale, out.global_scale, stride, GROUPS=groups, SWIZZLED=layout == "128x4",
-                    **_ROWS,
+                    **quantize.tile_of_row(groups), enable_fp_fusion=False,
                 )  # fmt: skip
                 return out
             if mode == COMPUTE_TENSOR:

@@ -16,6 +16,8 @@ __all__ = [
     "encode_e2m1",
     "encode_e4m3",
     "finite_magnitude",
+    "larger",
+    "largest_of_blocks",
     "round_block",
     "rounded_to",
     "scale_at",
@@ -101,6 +103,22 @@ def finite_magnitude(x):
 
 
 @triton.jit
+def larger(a, b):
+    """The larger one, or NaN."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def largest_of_blocks(x):
+    """Largest magnitudes [B] of blocks [B, 16]; NaN where there is one."""
+    if IS_INTERPRETED:
+        # The interpreter would call `larger` number by number. As integers, NaN is above every number, too.
+        return tl.max(tl.abs(x).to(tl.int32, bitcast=True), axis=1).to(tl.float32, bitcast=True)
+    else:
+        return tl.reduce(tl.abs(x), 1, larger)
+
+
+@triton.jit
 def _scale(bits, global_scale, RAW: tl.constexpr, EXACT_CT: tl.constexpr):
     """Scale bytes (int32) and steps s / G of blocks, whose largest magnitudes' bits are given."""
     sixth = tl.div_rn(bits.to(tl.float32, bitcast=True), 6.0)
@@ -115,13 +133,13 @@ def _scale(bits, global_scale, RAW: tl.constexpr, EXACT_CT: tl.constexpr):
 
 
 @triton.jit
-def _corrected(a, b, reciprocal):
-    """a / b, correctly rounded, from the correctly rounded reciprocal of b (Markstein; the rest is exact).
+def _corrected(a, negated, reciprocal):
+    """a / b, correctly rounded, from -b and the correctly rounded 1 / b (Markstein; the rest is exact).
 
-    Where neither the quotient nor the rest over- or underflows.
+    Where neither the quotient nor the rest over- or underflows. Negating every quotient instead would take an addition.
     """
     near = a * reciprocal
-    return tl.fma(tl.fma(-near, b, a), reciprocal, near)
+    return tl.fma(tl.fma(near, negated, a), reciprocal, near)
 
 
 @triton.jit
@@ -135,7 +153,7 @@ def _usual_scale(bits, global_scale):
         byte = tl.zeros_like(bits)
         return byte, byte.to(tl.float32), byte.to(tl.float32), False
     else:
-        wanted = global_scale * _corrected(bits.to(tl.float32, bitcast=True), 6.0, 0.1666666716337204)
+        wanted = global_scale * _corrected(bits.to(tl.float32, bitcast=True), -6.0, 0.1666666716337204)
         # A normal scale that does not saturate; or below 2^-10, where it would be 0. Neither can be of NaN, of an
         # infinity, or of more than 2^72 with a global scale from 2^-60 to 2^60.
         is_normal = wanted >= 0.015625
@@ -144,15 +162,15 @@ def _usual_scale(bits, global_scale):
         wide = wanted.to(tl.int32, bitcast=True)
         wide = tl.where(is_normal, wide + 0x7FFFF + ((wide >> 20) & 1), 0x3E000000)  # 0.125
         value = (wide & -0x100000).to(tl.float32, bitcast=True)
-        step = _corrected(value, global_scale, tl.div_rn(1.0, global_scale))
+        step = _corrected(value, -global_scale, tl.div_rn(1.0, global_scale))
         return (wide >> 20) - (120 << 3), value, step, tl.min(usual.to(tl.int32), axis=0) == 1
 
 
 @triton.jit
 def _usual_quotient(x, step):
     """x / step of blocks [B, 16] and steps [B]."""
-    steps = tl.broadcast_to(step[:, None], x.shape)
-    return _corrected(x, steps, tl.broadcast_to(tl.div_rn(1.0, step)[:, None], x.shape))
+    negated = tl.broadcast_to(-step[:, None], x.shape)
+    return _corrected(x, negated, tl.broadcast_to(tl.div_rn(1.0, step)[:, None], x.shape))
 
 
 @triton.jit
@@ -186,8 +204,7 @@ def encode_block(x, global_scale, RAW: tl.constexpr, EXACT_CT: tl.constexpr):
 
     RAW is x's own dtype, to which the scheme compressed-tensors rounds amax / 6.
     """
-    # As integers, NaN is above infinity and both above every number.
-    bits = tl.max(tl.abs(x).to(tl.int32, bitcast=True), axis=1)
+    bits = largest_of_blocks(x).to(tl.int32, bitcast=True)
     byte, _, step, is_usual = _usual_scale(bits, global_scale)
     if not EXACT_CT and is_usual:
         words = _packed_usual(x, _usual_quotient(tl.abs(x), step))
@@ -204,7 +221,7 @@ def encode_block(x, global_scale, RAW: tl.constexpr, EXACT_CT: tl.constexpr):
 @triton.jit
 def round_block(x, global_scale):
     """q * s of blocks [B, 16], without their codes: float32 [B, 16], exact in bfloat16; zeros are positive."""
-    bits = tl.max(tl.abs(x).to(tl.int32, bitcast=True), axis=1)
+    bits = largest_of_blocks(x).to(tl.int32, bitcast=True)
     _, value, step, is_usual = _usual_scale(bits, global_scale)
     if is_usual:
         quotient = _usual_quotient(x, step)

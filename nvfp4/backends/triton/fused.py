@@ -15,7 +15,7 @@ from triton.language.extra.cuda import gdc_launch_dependents
 from nvfp4.backends.arguments import COMPUTE_ROW, Quantized, as_rows, quantized_outputs
 from nvfp4.backends.triton.activation import activate
 from nvfp4.backends.triton.bits import encode_block, finite_magnitude, round_block, rounded_to
-from nvfp4.backends.triton.quantize import load_blocks, store_blocks
+from nvfp4.backends.triton.quantize import load_blocks, scale_of_largest, store_blocks
 from nvfp4.backends.triton.tokens import store_tokens, write_alpha
 from nvfp4.formats import GROUP_SIZE
 
@@ -55,13 +55,6 @@ def gated_blocks(x, row, group, groups, stride, valid, ACTIVATION: tl.constexpr,
 
 
 @triton.jit
-def _scale_of(largest):
-    """A row's global scale from its largest finite magnitude; 1 where that is 0 or the quotient overflows."""
-    computed = tl.div_rn(2688.0, largest)
-    return tl.where(computed < float("inf"), computed, 1.0)
-
-
-@triton.jit
 def _scale_of_gated(
     x, row, groups, stride, ACTIVATION: tl.constexpr, INTERLEAVED: tl.constexpr, B: tl.constexpr
 ):  # fmt: skip
@@ -72,7 +65,7 @@ def _scale_of_gated(
         rows = row + tl.zeros_like(group)
         values = gated_blocks(x, rows, group, groups, stride, group < groups, ACTIVATION, INTERLEAVED)
         largest = tl.maximum(largest, tl.max(finite_magnitude(values), axis=1))
-    return _scale_of(tl.max(largest, axis=0))
+    return scale_of_largest(tl.max(largest, axis=0))
 
 
 @triton.jit(do_not_specialize=["groups", "each"])
@@ -199,7 +192,7 @@ def quantize_norm(
             s = summed(x, residual, rows, group, stride, residual_stride, valid, RESIDUAL)
             values = normed(s, weight, group, root, valid, UNIT_OFFSET)
             largest = tl.maximum(largest, tl.max(finite_magnitude(values), axis=1))
-        given = _scale_of(tl.max(largest, axis=0))
+        given = scale_of_largest(tl.max(largest, axis=0))
         tl.store(global_scale + row, given)
     else:
         given = tl.load(global_scale + row * PER_ROW)

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from nvfp4.backends.triton.bits import encode_block, finite_magnitude, rounded_to, scale_at
+from nvfp4.backends.triton.bits import encode_block, finite_magnitude, larger, largest_of_blocks, rounded_to, scale_at
 from nvfp4.formats import GROUP_SIZE
 
 __all__ = [
@@ -18,11 +18,14 @@ __all__ = [
     "quantize_blocks",
     "quantize_rows",
     "row_scale",
+    "scale_of_largest",
     "store_blocks",
     "tensor_scale",
+    "tile_of_row",
 ]
 
-_AMAX_BLOCKS = 256  # of sixteen, a program
+_AMAX_BLOCKS = 512  # of sixteen, a program
+_HELD = 3  # blocks of a row, that a thread has in registers
 
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
@@ -38,11 +41,26 @@ def ends_of(rows: int, groups: int, blocks: int) -> int:
 
 
 @triton.jit
+def _load_some(first, valid, N: tl.constexpr):
+    """N neighbours [B, N] at every one of B places."""
+    return tl.load(first[:, None] + tl.arange(0, N)[None, :], mask=valid[:, None], other=0.0)
+
+
+@triton.jit
 def load_blocks(x, row, group, stride, valid):
-    """Values [B, 16] of the blocks at rows and groups [B]; zeros where not valid."""
-    columns = tl.arange(0, 16)
-    at = row[:, None] * stride + group[:, None] * 16 + columns[None, :]
-    return tl.load(x + at, mask=valid[:, None], other=0.0)
+    """Values [B, 16] of the blocks at rows and groups [B]; zeros where not valid.
+
+    Each load is of 16 bytes a thread, and all of a block's go to the same one: then no thread waits for another, and
+    none does again what another does for the same block.
+    """
+    first = x + row * stride + group * 16
+    if x.dtype.element_ty.primitive_bitwidth == 16:
+        halves = tl.join(_load_some(first, valid, 8), _load_some(first + 8, valid, 8))
+        return tl.reshape(tl.permute(halves, (0, 2, 1)), (row.shape[0], 16))
+    else:
+        lower = tl.join(_load_some(first, valid, 4), _load_some(first + 4, valid, 4))
+        upper = tl.join(_load_some(first + 8, valid, 4), _load_some(first + 12, valid, 4))
+        return tl.reshape(tl.permute(tl.join(lower, upper), (0, 3, 2, 1)), (row.shape[0], 16))
 
 
 @triton.jit
@@ -98,18 +116,27 @@ def quantize_blocks(
 
 
 @triton.jit
+def _largest_of(magnitudes):
+    """The largest of [B], or NaN: as integers, which a warp compares at once, it is above every number."""
+    return tl.max(magnitudes.to(tl.int32, bitcast=True), axis=0).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _row_amax(x, columns, FINITE: tl.constexpr, WIDE: tl.constexpr):
     """The largest magnitude, of a row that x points to; NaN where there is one, if not of the FINITE ones."""
     largest = tl.zeros((WIDE,), tl.float32)
     for first in tl.range(0, columns, WIDE):
         column = first + tl.arange(0, WIDE)
         values = tl.load(x + column, mask=column < columns, other=0.0).to(tl.float32)
-        if FINITE:
-            largest = tl.maximum(largest, finite_magnitude(values))
-        else:
-            largest = tl.maximum(largest, tl.abs(values), propagate_nan=tl.PropagateNan.ALL)
-    # As integers, NaN is above infinity and both above every number.
-    return tl.max(largest.to(tl.int32, bitcast=True), axis=0).to(tl.float32, bitcast=True)
+        largest = larger(largest, finite_magnitude(values) if FINITE else tl.abs(values))
+    return _largest_of(largest)
+
+
+@triton.jit
+def scale_of_largest(largest):
+    """A global scale from the largest finite magnitude; 1 where that is 0 or the quotient overflows."""
+    computed = tl.div_rn(2688.0, largest)
+    return tl.where(computed < float("inf"), computed, 1.0)
 
 
 @triton.jit
@@ -118,24 +145,65 @@ def row_scale(x, columns, WIDE: tl.constexpr):
     largest = _row_amax(x, columns, False, WIDE)
     if not (largest < float("inf")):
         largest = _row_amax(x, columns, True, WIDE)
-    computed = tl.div_rn(2688.0, largest)
-    return tl.where(computed < float("inf"), computed, 1.0)
+    return scale_of_largest(largest)
+
+
+@triton.jit
+def _quantize_part(
+    block, packed, scale, global_scale, row, first,
+    GROUPS: tl.constexpr, SWIZZLED: tl.constexpr, B: tl.constexpr,
+):  # fmt: skip
+    """B blocks of a row, from the `first` on."""
+    group = first + tl.arange(0, B)
+    words, byte = encode_block(block.to(tl.float32), global_scale, block.dtype, False)
+    store_blocks(words, byte, packed, scale, row + tl.zeros_like(group), group, GROUPS, group < GROUPS, SWIZZLED)
+
+
+@triton.jit
+def _load_part(x, first, GROUPS: tl.constexpr, B: tl.constexpr):
+    group = first + tl.arange(0, B)
+    return load_blocks(x, tl.zeros_like(group), group, 0, group < GROUPS)
+
+
+@triton.jit
+def _amax_of_parts(parts, FINITE: tl.constexpr, B: tl.constexpr):
+    """As `_row_amax`, of a row that is HELD."""
+    largest = tl.zeros((B,), tl.float32)
+    for i in tl.static_range(len(parts)):
+        values = parts[i].to(tl.float32)
+        if FINITE:
+            values = finite_magnitude(values)
+        largest = larger(largest, largest_of_blocks(values))
+    return _largest_of(largest)
 
 
 @triton.jit
 def quantize_rows(
     x, packed, scale, global_scale, stride,
-    GROUPS: tl.constexpr, SWIZZLED: tl.constexpr, WIDE: tl.constexpr, B: tl.constexpr,
+    GROUPS: tl.constexpr, SWIZZLED: tl.constexpr, HELD: tl.constexpr, WIDE: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """A row by its own global scale, which is written. A kernel for each length: a model has few."""
-    row = tl.program_id(0).to(tl.int64) + tl.zeros((B,), tl.int64)
-    computed = row_scale(x + tl.program_id(0).to(tl.int64) * stride, GROUPS * 16, WIDE)
+    """A row by its own global scale, which is written. A kernel for each length: a model has few.
+
+    B blocks at a time; all of them are HELD in registers, or read twice.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    x += row * stride
+    if HELD:
+        parts = ()
+        for first in tl.static_range(0, GROUPS, B):
+            parts += (_load_part(x, first, GROUPS, B),)
+        largest = _amax_of_parts(parts, False, B)
+        if not (largest < float("inf")):
+            largest = _amax_of_parts(parts, True, B)
+        computed = scale_of_largest(largest)
+        for i in tl.static_range(len(parts)):
+            _quantize_part(parts[i], packed, scale, computed, row, i * B, GROUPS, SWIZZLED, B)
+    else:
+        computed = row_scale(x, GROUPS * 16, WIDE)
+        for first in range(0, GROUPS, B):
+            part = _load_part(x, first, GROUPS, B)
+            _quantize_part(part, packed, scale, computed, row, first, GROUPS, SWIZZLED, B)
     tl.store(global_scale + tl.program_id(0), computed)
-    for first in range(0, GROUPS, B):
-        group = first + tl.arange(0, B).to(tl.int64)
-        raw = load_blocks(x, row, group, stride, group < GROUPS)
-        words, byte = encode_block(raw.to(tl.float32), computed, raw.dtype, False)
-        store_blocks(words, byte, packed, scale, row, group, GROUPS, group < GROUPS, SWIZZLED)
 
 
 @triton.jit
@@ -156,6 +224,13 @@ def _global_scale_of_tensor(amax, global_scale, RAW: tl.constexpr, EXACT_CT: tl.
     else:
         computed = tl.div_rn(2688.0, largest)
     tl.store(global_scale, tl.where(computed < float("inf"), computed, 1.0))
+
+
+def tile_of_row(groups: int) -> dict[str, int | bool]:
+    """How `quantize_rows` goes through a row: a block a thread at a time. More registers than three leave room for."""
+    warps = min(8, triton.next_power_of_2(triton.cdiv(groups, _HELD * 32)))
+    blocks = 32 * warps
+    return {"HELD": groups <= _HELD * blocks, "WIDE": 2048, "B": blocks, "num_warps": warps}
 
 
 def tensor_scale(
