@@ -127,10 +127,11 @@ def test_products(capability: int, tile: plan.Tile) -> None:
     code = compiled(
         gemm.multiply,
         {"words": "*i16", "halves": "*u8", "x": x, "alpha": "*fp32", "bias": "*bf16",
-         "out": "*fp32" if partial else "*bf16", "tokens": "i32", "rows": "i32", "units": "i32", "each": "i32"},
+         "out": "*fp32" if partial else "*bf16", "sums": "*fp32", "tokens": "i32", "rows": "i32", "units": "i32",
+         "each": "i32", "whole": "i32", "parts": "i32"},
         {"TO": tl.bfloat16, "PANELS": tile.panels, "M": tile.tokens, "STEPS": tile.steps, "STAGES": tile.stages,
-         "COPIED": copied, "PARTIAL": partial, "PER_TOKEN": not partial, "UP": False, "BIAS": not partial,
-         "EARLY": capability >= 90},
+         "COPIED": copied, "PARTIAL": partial, "SHARED": tile.is_alone, "PER_TOKEN": not partial, "UP": False,
+         "BIAS": not partial, "EARLY": capability >= 90},
         capability, tile.warps,
     )  # fmt: skip
     ptx, found = code.asm["ptx"], instructions(code)
@@ -183,10 +184,10 @@ def test_products_of_numbers_in_memory(capability: int) -> None:
     found = instructions(code)
     assert has_no_spills(found)
     finish = compiled(
-        dense.finish_dense,
+        dense.finish_shared,
         {"sums": "*fp32", "alpha": "*fp32", "alpha_step": "i32", "bias": "*bf16", "out": "*bf16", "tokens": "i32",
          "rows": "i32", "width": "i32", "whole": "i32", "parts": "i32"},
-        {"M": tile.tokens, "N": tile.rows, "SOME": 16, "UP": True, "BIAS": True}, capability, 8,
+        {"M": tile.tokens, "N": tile.rows, "SOME": 16, "FUSED": False, "UP": True, "BIAS": True}, capability, 8,
     )  # fmt: skip
     assert has_no_spills(instructions(finish))
     if capability == 90:

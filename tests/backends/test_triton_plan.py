@@ -27,7 +27,9 @@ def test_plans_fit_and_are_candidates() -> None:
         (1, GATE_UP, "128x8x256, 3 stages, 4 warps, columns in 3 parts"),
         (16, GATE_UP, "128x16x256, 3 stages, 4 warps"),
         (16, DOWN, "128x16x256, 3 stages, 4 warps, columns in 8 parts"),
+        (256, (5376, 4096), "128x256x128, 3 stages, 8 warps"),
         (512, GATE_UP, "128x256x128, 3 stages, 8 warps"),
+        (768, DOWN, "128x256x128, 3 stages, 8 warps"),
         (2048, GATE_UP, "dense"),
         (2048, DOWN, "dense"),
     ],
@@ -46,15 +48,16 @@ def test_few_tokens_are_split_the_same_way_however_many_they_are() -> None:
 
 
 def test_the_last_tiles_of_a_product_are_shared() -> None:
-    shared = plan.shared_tiles(168, 21504, H200)
+    shared = plan.shared_tiles(168, 21504, 256, H200)
     assert shared == plan.Shared(tiles=36, parts=3, columns=7168)
     for tiles in (1, 4, 131, 132, 133, 200, 263, 264, 1000):
         for columns in (256, 512, 1280, 5376, 21504):
-            shared = plan.shared_tiles(tiles, columns, H200)
-            assert shared.tiles in (0, tiles % 132)
-            assert (shared.tiles == 0) == (shared.parts == 1)
-            assert shared.columns % plan.DENSE.columns == 0
-            assert (shared.parts - 1) * shared.columns < columns <= shared.parts * shared.columns
+            for step in (plan.DENSE.columns, 256):
+                shared = plan.shared_tiles(tiles, columns, step, H200)
+                assert shared.tiles in (0, tiles % 132)
+                assert (shared.tiles == 0) == (shared.parts == 1)
+                assert shared.columns % step == 0
+                assert (shared.parts - 1) * shared.columns < columns <= shared.parts * shared.columns
 
 
 def test_where_a_tile_is_too_large_it_gets_smaller() -> None:

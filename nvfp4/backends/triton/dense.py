@@ -1,7 +1,7 @@
 """Products of many tokens with a weight whose numbers lie in memory (`gemm.unpack_weight`), by the copy engine.
 
 Each multiprocessor takes one tile at a time. The last ones are shared by several programs each, so that none waits for
-the others, and `finish_dense` adds what these wrote in the order of the columns.
+the others, and `finish_shared` adds what these wrote in the order of the columns.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton.language as tl
 from nvfp4.backends.triton.bits import rounded_to
 from nvfp4.backends.triton.gemm import place_of_tile
 
-__all__ = ["finish_dense", "multiply_dense"]
+__all__ = ["finish_shared", "multiply_dense"]
 
 
 @triton.jit
@@ -45,7 +45,7 @@ def multiply_dense(
         x, weight: descriptors of [tokens, columns] and [rows, columns], 2^-7 of whose numbers are the weight's.
         alpha, bias: as `gemm.multiply` has them; `alpha_step` is 1 where a token has its own, else 0.
         out: [tokens, width], from the first of the rows on.
-        sums: float32 [tiles after `whole`, parts, M, N], for `finish_dense`.
+        sums: float32 [tiles after `whole`, parts, M, N], for `finish_shared`.
         each: columns of a part, a multiple of K.
     """
     program = tl.program_id(0)
@@ -71,13 +71,20 @@ def multiply_dense(
 
 
 @triton.jit(do_not_specialize=["alpha_step", "tokens", "whole", "parts"])
-def finish_dense(
+def finish_shared(
     sums, alpha, alpha_step, bias, out, tokens, rows, width, whole, parts,
-    M: tl.constexpr, N: tl.constexpr, SOME: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, SOME: tl.constexpr, FUSED: tl.constexpr,
     UP: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
-    """SOME tokens of a tile after `whole`: its parts' sums, added in the order of the columns."""
-    token_tile, row_tile = place_of_tile(whole + tl.program_id(0), tl.cdiv(tokens, M), tl.cdiv(rows, N))
+    """SOME tokens of a tile after `whole`: its parts' sums, added in the order of the columns.
+
+    FUSED: tiles are in the order of `gemm.multiply`.
+    """
+    tile, down, across = whole + tl.program_id(0), tl.cdiv(tokens, M), tl.cdiv(rows, N)
+    if FUSED:
+        row_tile, token_tile = place_of_tile(tile, across, down)
+    else:
+        token_tile, row_tile = place_of_tile(tile, down, across)
     token, row = tl.program_id(1) * SOME + tl.arange(0, SOME), tl.arange(0, N)
     sums += tl.program_id(0).to(tl.int64) * parts * (M * N) + token[:, None] * N + row[None, :]
     acc = tl.zeros((SOME, N), tl.float32)

@@ -1,8 +1,9 @@
 """Products of tokens (`tokens.py`) and weights in the layout n64k256: y = alpha * sum of q_x s_x q_w s_w + bias.
 
 A weight's codes become 16-bit numbers in registers, the left operand of the product; tokens are the right one, so that
-few of them cost little. Where tiles do not fill the GPU, several programs share a tile's columns, and `finish` adds
-what they wrote in the order of the columns: the same bits in every run.
+few of them cost little. Where tiles do not fill the GPU, several programs share a tile's columns, of all tiles or of
+the last ones, and `finish` or `dense.finish_shared` adds what they wrote in the order of the columns: the same bits in
+every run.
 """
 
 from __future__ import annotations
@@ -76,6 +77,26 @@ def _store(
 
 
 @triton.jit
+def _store_tile(
+    acc, alpha, bias, out, first_row, first_token, tokens, rows,
+    PARTIAL: tl.constexpr, PER_TOKEN: tl.constexpr, UP: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    N: tl.constexpr = acc.shape[0]
+    M: tl.constexpr = acc.shape[1]
+    row = first_row + tl.arange(0, N)
+    if M < 64:
+        token = first_token + tl.arange(0, M)
+        _store(acc, alpha, bias, out, row, token, tokens, rows, PARTIAL, PER_TOKEN, UP, BIAS)
+    else:
+        # A half at a time: on their way to other lanes all sums at once would need more registers than there are.
+        left, right = tl.split(tl.permute(tl.reshape(acc, (N, 2, M // 2)), (0, 2, 1)))
+        token = first_token + tl.arange(0, M // 2)
+        _store(left, alpha, bias, out, row, token, tokens, rows, PARTIAL, PER_TOKEN, UP, BIAS)
+        token += M // 2
+        _store(right, alpha, bias, out, row, token, tokens, rows, PARTIAL, PER_TOKEN, UP, BIAS)
+
+
+@triton.jit
 def _prefetch(units, each, PANELS: tl.constexpr):
     """What a program reads first of its panels' units [PANELS], on its way to the second-level cache."""
     line = tl.minimum(tl.arange(0, 128) * 128, each * 9216 - 128)
@@ -85,20 +106,23 @@ def _prefetch(units, each, PANELS: tl.constexpr):
     )
 
 
-@triton.jit(do_not_specialize=["tokens", "units", "each"])
+@triton.jit(do_not_specialize=["tokens", "units", "each", "whole", "parts"])
 def multiply(
-    words, halves, x, alpha, bias, out, tokens, rows, units, each,
+    words, halves, x, alpha, bias, out, sums, tokens, rows, units, each, whole, parts,
     TO: tl.constexpr, PANELS: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, STAGES: tl.constexpr,
-    COPIED: tl.constexpr, PARTIAL: tl.constexpr, PER_TOKEN: tl.constexpr, UP: tl.constexpr, BIAS: tl.constexpr,
-    EARLY: tl.constexpr,
+    COPIED: tl.constexpr, PARTIAL: tl.constexpr, SHARED: tl.constexpr, PER_TOKEN: tl.constexpr, UP: tl.constexpr,
+    BIAS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """A tile of 64 * PANELS rows by M tokens, over `each` units of columns; PARTIAL writes the sums as they are.
+
+    SHARED, only tiles after `whole` of them are cut like this, into `parts`, and the others take all units.
 
     Args:
         words, halves: the tiles, as int16 and as bytes.
         x: tokens [tokens, 256 * units], or COPIED their descriptor for the copy engine.
         alpha: float32, one or PER_TOKEN one each; with UP as many for the rows of up.
         out: [tokens, rows], or PARTIAL float32 [programs of a tile, tokens, rows].
+        sums: float32 [tiles after `whole`, parts, M, 64 * PANELS], for `dense.finish_shared`.
         TO: of the operands.
         STEPS: of 64 columns, which an iteration takes: 1, 2 or 4.
         EARLY: it is launched before the kernel that writes tokens has ended.
@@ -106,9 +130,16 @@ def multiply(
     N: tl.constexpr = 64 * PANELS
     COLUMNS: tl.constexpr = 16 * STEPS
     PARTS: tl.constexpr = 4 // STEPS
-    row_tile, token_tile = place_of_tile(tl.program_id(0), tl.cdiv(rows, N), tl.cdiv(tokens, M))
+    tile, first = tl.program_id(0), tl.program_id(1) * each
+    rest = tile - whole
+    if SHARED:
+        if rest >= 0:
+            tile = whole + rest // parts
+            first = rest % parts * each
+        else:
+            each = units
+    row_tile, token_tile = place_of_tile(tile, tl.cdiv(rows, N), tl.cdiv(tokens, M))
     token = token_tile * M + tl.arange(0, M)
-    first = tl.program_id(1) * each
     iterations = tl.minimum(each, units - first) * PARTS
     panel = tl.minimum(row_tile * PANELS + tl.arange(0, PANELS), tl.cdiv(rows, 64) - 1)
     base = panel.to(tl.int64) * units + first
@@ -150,18 +181,17 @@ def multiply(
         acc = _dot(b, xb, acc)
         acc = _dot(c, xc, acc)
         acc = _dot(d, xd, acc)
-    row = row_tile * N + tl.arange(0, N)
+    first_row, first_token = row_tile * N, token_tile * M
     if PARTIAL:
         out += tl.program_id(1).to(tl.int64) * tokens * rows
-    if M < 64:
-        _store(acc, alpha, bias, out, row, token, tokens, rows, PARTIAL, PER_TOKEN, UP, BIAS)
+    if SHARED:
+        if rest >= 0:
+            sums += rest.to(tl.int64) * (M * N)
+            _store_tile(acc, alpha, bias, sums, 0, 0, M, N, True, False, False, False)
+        else:
+            _store_tile(acc, alpha, bias, out, first_row, first_token, tokens, rows, False, PER_TOKEN, UP, BIAS)
     else:
-        # A half at a time: on their way to other lanes all sums at once would need more registers than there are.
-        left, right = tl.split(tl.permute(tl.reshape(acc, (N, 2, M // 2)), (0, 2, 1)))
-        token = token_tile * M + tl.arange(0, M // 2)
-        _store(left, alpha, bias, out, row, token, tokens, rows, PARTIAL, PER_TOKEN, UP, BIAS)
-        token += M // 2
-        _store(right, alpha, bias, out, row, token, tokens, rows, PARTIAL, PER_TOKEN, UP, BIAS)
+        _store_tile(acc, alpha, bias, out, first_row, first_token, tokens, rows, PARTIAL, PER_TOKEN, UP, BIAS)
 
 
 @triton.jit(do_not_specialize=["tokens", "partials"])

@@ -68,6 +68,11 @@ class Tile(NamedTuple):
     copied: bool = False
 
     @property
+    def is_alone(self) -> bool:
+        """Whether a multiprocessor has one program of it at a time, and several share the last tiles."""
+        return self.tokens > FEW
+
+    @property
     def shared_bytes(self) -> int:
         """Of operands that wait in shared memory; the products of a warpgroup read tokens there a stage longer."""
         return self.steps * (self.stages * 128 * self.tokens + (self.stages - 1) * self.panels * 2304)
@@ -123,7 +128,7 @@ class Plan(NamedTuple):
 
     Attributes:
         tile: of the fused product.
-        splits: programs that share a tile's columns.
+        splits: programs that share every tile's columns.
         route: ``fused``; ``dense``, by the weight's numbers in memory; or ``library``, the same by cuBLAS.
     """
 
@@ -153,11 +158,16 @@ _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 FEW = 128
 """Tokens, up to which sums are split the same way for each power of two of them."""
 
+_UNPACKED = 512
+"""Tokens, up to which writing the weight's numbers takes about as long as a product by a tile that is alone."""
+
 _LAUNCH = 1.5  # units' time that starting and ending a program takes
 
 # Times in that of cuBLAS's product of the same sizes, from measurements on an H200 and an H100.
 _FUSED = 1.15
-_DENSE = 0.95
+_ALONE = 1.2  # where a multiprocessor has one program at a time
+_DENSE = 1.0
+_LIBRARY = 1.06
 _SUMS = 571.0  # over the columns: float32 sums to memory and back
 _FEW_SUMS = 11.0  # over the columns, for each token and split, where the product takes the time of reading the weight
 _PART, _FINISH = 7.6, 350.0  # over the columns, in a tile's time: a part's sums to memory and back, and their kernel
@@ -180,25 +190,22 @@ def _time_of_rest(rest: int, parts: int, columns: int, processors: int) -> float
     return -(-rest * parts // processors) / parts + (parts > 1) * (_PART * rest * parts + _FINISH) / columns
 
 
-def shared_tiles(tiles: int, columns: int, gpu: Gpu) -> Shared:
-    """Those of `DENSE` that are to be shared, so that the last ones take all multiprocessors."""
+def shared_tiles(tiles: int, columns: int, step: int, gpu: Gpu) -> Shared:
+    """Those that are to be shared, some steps of columns each, so that the last ones take all multiprocessors."""
     rest = tiles % gpu.processors
     times = {parts: _time_of_rest(rest, parts, columns, gpu.processors) for parts in range(1, 9)}
     parts = min(times, key=times.__getitem__)
-    each = -(-columns // (parts * DENSE.columns)) * DENSE.columns
+    each = -(-columns // (parts * step)) * step
     parts = -(-columns // each)
     return Shared(rest if parts > 1 else 0, parts, each)
 
 
-def _dense_time(problem: Problem, gpu: Gpu) -> float:
-    """In the time of cuBLAS."""
-    columns = 256 * units_of(problem.k)
-    tiles = -(-problem.m // DENSE.tokens) * -(-problem.n // DENSE.rows)
-    shared = shared_tiles(tiles, columns, gpu)
+def _time_of_tiles(tiles: int, columns: int, step: int, gpu: Gpu) -> float:
+    """Over that on a GPU that they fill, with the last ones shared."""
+    shared = shared_tiles(tiles, columns, step, gpu)
     whole = (tiles - shared.tiles) // gpu.processors
     rest = tiles - whole * gpu.processors
-    waves = whole + _time_of_rest(rest, shared.parts, columns, gpu.processors)
-    return _DENSE * waves * gpu.processors / tiles
+    return (whole + _time_of_rest(rest, shared.parts, columns, gpu.processors)) * gpu.processors / tiles
 
 
 def tile_for(tokens: int, gpu: Gpu) -> Tile:
@@ -222,6 +229,8 @@ def _fused_time(problem: Problem, tile: Tile, splits: int, gpu: Gpu) -> float:
     """In the time of cuBLAS; of few tokens in that of reading the weight."""
     units = units_of(problem.k)
     tiles = -(-problem.n // (64 * tile.panels)) * -(-problem.m // tile.tokens)
+    if tile.is_alone:
+        return _ALONE * _time_of_tiles(tiles, 256 * units, 256, gpu) * (1 + _LAUNCH / units)
     each = -(-units // splits)
     # What programs of one multiprocessor share is memory, which waits, or of more tokens tensor cores, which do not.
     most = min(gpu.shared_bytes // tile.shared_bytes, 16 // tile.warps, 128 // tile.tokens)
@@ -234,14 +243,16 @@ def _fused_time(problem: Problem, tile: Tile, splits: int, gpu: Gpu) -> float:
 def _by_memory(problem: Problem, gpu: Gpu) -> dict[str, float]:
     """Times of the two routes by the weight's numbers in memory."""
     unpacking = _UNPACKING / problem.m
-    times = {"library": 1 + _SUMS / problem.k + unpacking}
+    times = {"library": _LIBRARY + _SUMS / problem.k + unpacking}
     if gpu.has_copy_engine:
-        times["dense"] = _dense_time(problem, gpu) + unpacking
+        tiles = -(-problem.m // DENSE.tokens) * -(-problem.n // DENSE.rows)
+        columns = 256 * units_of(problem.k)
+        times["dense"] = _DENSE * _time_of_tiles(tiles, columns, DENSE.columns, gpu) + unpacking
     return times
 
 
-def _splits_of(problem: Problem) -> list[int]:
-    most = units_of(problem.k)
+def _splits_of(problem: Problem, tile: Tile) -> list[int]:
+    most = 1 if tile.is_alone else units_of(problem.k)
     if problem.m > FEW:
         most = min(most, max(1, WORKSPACE_BYTES // (4 * problem.m * problem.n)))
     return [splits for splits in _SPLITS if splits <= most]
@@ -256,9 +267,9 @@ def choose(problem: Problem, gpu: Gpu) -> Plan:
     tile = tile_for(problem.m, gpu)
     if problem.m <= FEW:
         problem = problem._replace(m=few(problem.m))
-    times = {splits: _fused_time(problem, tile, splits, gpu) for splits in _splits_of(problem)}
+    times = {splits: _fused_time(problem, tile, splits, gpu) for splits in _splits_of(problem, tile)}
     splits = min(times, key=times.__getitem__)
-    if problem.m > FEW:
+    if problem.m > (_UNPACKED if tile.is_alone else FEW):
         slow = 1.0 if gpu.has_warpgroups else problem.m / tile.tokens  # as often the weight is unpacked again
         others = _by_memory(problem, gpu)
         route = min(others, key=others.__getitem__)
@@ -271,7 +282,7 @@ def candidates(problem: Problem, gpu: Gpu) -> dict[str, Plan]:
     """Plans worth timing, by name."""
     chosen = tile_for(problem.m, gpu)
     fused = [chosen] if problem.m <= FEW else [chosen, tile_for(FEW, gpu)]
-    plans = [Plan(tile, splits) for tile in fused for splits in _splits_of(problem)]
+    plans = [Plan(tile, splits) for tile in fused for splits in _splits_of(problem, tile)]
     if problem.m > FEW:
         plans += [Plan(chosen, 1, route) for route in _by_memory(problem, gpu)]
     return {str(plan): plan for plan in plans}

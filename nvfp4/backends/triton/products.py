@@ -33,7 +33,7 @@ __all__ = [
 _EXACT = {"num_warps": 8, "enable_fp_fusion": False}
 _UNITS = 8  # a program of tokens takes at a time
 _WIDE = 8192  # values of a row that are looked at together for its largest
-_SOME = 16  # tokens of a tile that a program of `finish_dense` writes
+_SOME = 16  # tokens of a tile that a program of `finish_shared` writes
 _EARLY = 32  # tokens of a tile whose programs are launched early; of more, few programs lie on few multiprocessors then
 _FINISHED = 512  # rows of the weight whose results a program of `finish` writes
 
@@ -123,6 +123,15 @@ def _units_each(made: Tokens, per_row: bool) -> int:
     return -(-made.units // (max(1, PROGRAMS // made.rows) * _UNITS)) * _UNITS
 
 
+def _tile_of_tokens(units: int, each: int, per_row: bool) -> dict[str, int]:
+    """Units and values that a program of quantised tokens takes at a time, `each` in all, and its warps."""
+    if not per_row:
+        return {"U": _UNITS, "WIDE": _WIDE, "num_warps": 4}
+    if each < units:
+        return {"U": _UNITS, "WIDE": _WIDE, "num_warps": 8}
+    return {"U": 8, "WIDE": 2048, "num_warps": 4} if units <= 32 else {"U": 16, "WIDE": 2048, "num_warps": 8}
+
+
 def as_tokens(x: Tensor, weight: Weight) -> Tokens:
     """Activations of W4A16: bfloat16 and float16 as they are, float32 as three bfloat16."""
     x, rows, stride = as_rows(x)
@@ -151,8 +160,8 @@ def quantized_tokens(x: Tensor, global_scale: Tensor | None, per_row: bool, weig
     scale, up_scale, has_up = _scales(weight)
     tokens.quantize_tokens[(rows, triton.cdiv(made.units, each))](
         x, made.values, global_scale, scale, up_scale, made.alpha, k // GROUP_SIZE, made.units, stride, each,
-        PER_ROW=per_row, UP=has_up, WIDE=_WIDE, U=_UNITS, EARLY=_early(x),
-        **(_EXACT | {"num_warps": 8 if per_row else 4}),
+        PER_ROW=per_row, UP=has_up, EARLY=_early(x), **_tile_of_tokens(made.units, each, per_row),
+        enable_fp_fusion=False,
     )  # fmt: skip
     return made
 
@@ -248,17 +257,44 @@ def _fused(x: Tokens, weight: Weight, out: Tensor, how: plan.Plan, gpu: plan.Gpu
     operand: Any = _operand(x.values, tile.tokens, 16 * tile.steps) if copied else x.values
     has_up, given = weight.up_scale is not None, weight.bias is not None
     target = torch.empty((splits, count, n), dtype=torch.float32, device=out.device) if partial else out
-    grid = (triton.cdiv(n, 64 * tile.panels) * triton.cdiv(count, tile.tokens), splits)
-    gemm.multiply[grid](
-        weight.tiles.view(torch.int16), weight.tiles, operand, x.alpha, x.alpha if weight.bias is None else weight.bias,
-        target, count, n, units, each,
+    bias = x.alpha if weight.bias is None else weight.bias
+    rows = 64 * tile.panels
+    tiles = triton.cdiv(n, rows) * triton.cdiv(count, tile.tokens)
+    shared = plan.Shared(0, 1, 256 * each)
+    if tile.is_alone and not partial:
+        shared = plan.shared_tiles(tiles, 256 * units, 256, gpu)
+    sums = _sums_of(shared, tile.tokens, rows, out)
+    whole = tiles - shared.tiles
+    gemm.multiply[(whole + shared.tiles * shared.parts, splits)](
+        weight.tiles.view(torch.int16), weight.tiles, operand, x.alpha, bias, target, sums, count, n, units,
+        shared.columns // 256, whole, shared.parts,
         TO=DTYPES[x.values.dtype], PANELS=tile.panels, M=tile.tokens, STEPS=tile.steps, STAGES=tile.stages,
-        COPIED=copied, PARTIAL=partial, PER_TOKEN=x.has_many_scales and not partial, UP=has_up and not partial,
-        BIAS=given and not partial, EARLY=early, launch_pdl=early,
-        num_warps=tile.warps, enable_fp_fusion=False,
+        COPIED=copied, PARTIAL=partial, SHARED=tile.is_alone and not partial,
+        PER_TOKEN=x.has_many_scales and not partial, UP=has_up and not partial, BIAS=given and not partial,
+        EARLY=early, launch_pdl=early, num_warps=tile.warps, enable_fp_fusion=False,
     )  # fmt: skip
     if partial:
         _finish(x, weight, target, splits * x.parts, out, early)
+    elif shared.tiles:
+        _finish_shared(x, weight, sums, out, whole, shared, fused=True)
+
+
+def _sums_of(shared: plan.Shared, tokens: int, rows: int, out: Tensor) -> Tensor:
+    """Memory for what programs that share tiles write."""
+    return torch.empty((shared.tiles * shared.parts, tokens, rows), dtype=torch.float32, device=out.device)
+
+
+def _finish_shared(
+    x: Tokens, weight: Weight, sums: Tensor, out: Tensor, whole: int, shared: plan.Shared, fused: bool
+) -> None:
+    """Sums [tiles * parts, tokens, rows] of the tiles after `whole`, added and finished."""
+    _, tokens, rows = sums.shape
+    dense.finish_shared[(shared.tiles, triton.cdiv(tokens, _SOME))](
+        sums, x.alpha, int(x.has_many_scales), x.alpha if weight.bias is None else weight.bias, out, x.rows,
+        weight.rows, out.stride(0), whole, shared.parts,
+        M=tokens, N=rows, SOME=_SOME, FUSED=fused, UP=weight.up_scale is not None, BIAS=weight.bias is not None,
+        **_EXACT,
+    )  # fmt: skip
 
 
 def _finish(x: Tokens, weight: Weight, sums: Tensor, partials: int, out: Tensor, early: bool) -> None:
@@ -295,19 +331,15 @@ def _by_workspace(x: Tokens, weight: Weight, out: Tensor, gpu: plan.Gpu, by_libr
 def _dense(x: Tokens, weight: Weight, numbers: Tensor, out: Tensor, gpu: plan.Gpu) -> None:
     tile, columns = plan.DENSE, x.values.shape[1]
     tiles = triton.cdiv(x.rows, tile.tokens) * triton.cdiv(weight.rows, tile.rows)
-    shared = plan.shared_tiles(tiles, columns, gpu)
+    shared = plan.shared_tiles(tiles, columns, tile.columns, gpu)
     whole = tiles - shared.tiles
-    sums = torch.empty((shared.tiles * shared.parts, tile.tokens, tile.rows), dtype=torch.float32, device=out.device)
-    step, bias = int(x.has_many_scales), x.alpha if weight.bias is None else weight.bias
-    kinds = {"UP": weight.up_scale is not None, "BIAS": weight.bias is not None}
+    sums = _sums_of(shared, tile.tokens, tile.rows, out)
     dense.multiply_dense[(whole + shared.tiles * shared.parts,)](
-        _operand(x.values, tile.tokens, tile.columns), _operand(numbers, tile.rows, tile.columns), x.alpha, step, bias,
-        out, sums, x.rows, weight.rows, out.stride(0), columns, whole, shared.parts, shared.columns,
-        M=tile.tokens, N=tile.rows, K=tile.columns, STAGES=tile.stages, **kinds,
-        num_warps=tile.warps, enable_fp_fusion=False,
+        _operand(x.values, tile.tokens, tile.columns), _operand(numbers, tile.rows, tile.columns), x.alpha,
+        int(x.has_many_scales), x.alpha if weight.bias is None else weight.bias, out, sums, x.rows, weight.rows,
+        out.stride(0), columns, whole, shared.parts, shared.columns,
+        M=tile.tokens, N=tile.rows, K=tile.columns, STAGES=tile.stages,
+        UP=weight.up_scale is not None, BIAS=weight.bias is not None, num_warps=tile.warps, enable_fp_fusion=False,
     )  # fmt: skip
     if shared.tiles:
-        dense.finish_dense[(shared.tiles, triton.cdiv(tile.tokens, _SOME))](
-            sums, x.alpha, step, bias, out, x.rows, weight.rows, out.stride(0), whole, shared.parts,
-            M=tile.tokens, N=tile.rows, SOME=_SOME, **kinds, **_EXACT,
-        )  # fmt: skip
+        _finish_shared(x, weight, sums, out, whole, shared, fused=False)
