@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import triton
 import triton.language as tl
 
-from nvfp4.backends.triton import dense, dequantize, fused, gemm, plan, quantize, tiles, tokens
+from nvfp4.backends.triton import dense, dequantize, fused, gemm, plan, products, quantize, tiles, tokens
 from nvfp4.backends.triton.plan import Gpu
 from triton_aot import CAPABILITIES, compiled, has_no_spills, instructions, waits_before_memory
 
@@ -80,6 +81,14 @@ def test_dequantize(dtype: str, capability: int) -> None:
     assert ".local" not in ptx
 
 
+def tiles_of_tokens() -> Iterator[tuple[dict[str, int], int]]:
+    """Those of a row that several programs share, of a short one and of a long one, and their warps."""
+    for units, each in ((84, 8), (21, 21), (84, 84)):
+        tile = products.tile_of_tokens(units, each, per_row=True)
+        warps = tile.pop("num_warps")
+        yield tile, warps
+
+
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_tiles_and_tokens(capability: int) -> None:
     words = {"words": "*i16", "halves": "*u8"}
@@ -97,10 +106,14 @@ def test_tiles_and_tokens(capability: int) -> None:
             tokens.permute_tokens, {**x, "x": "*fp32", **ALPHA, **sizes, "stride": "i32"},
             {"UP": True, "PARTS": 3, "U": 8, "EARLY": early}, capability, 8,
         ),
-        compiled(
-            tokens.quantize_tokens,
-            {**x, "global_scale": "*fp32", **ALPHA, "groups": "i32", "units": "i32", "stride": "i32", "each": "i32"},
-            {"PER_ROW": True, "UP": True, "WIDE": 8192, "U": 8, "EARLY": early}, capability, 8,
+        *(
+            compiled(
+                tokens.quantize_tokens,
+                {**x, "global_scale": "*fp32", **ALPHA, "groups": "i32", "units": "i32", "stride": "i32",
+                 "each": "i32"},
+                {"PER_ROW": True, "UP": True, "EARLY": early, **tile}, capability, warps,
+            )
+            for tile, warps in tiles_of_tokens()
         ),
     ):  # fmt: skip
         assert has_no_spills(instructions(code))

@@ -28,6 +28,7 @@ __all__ = [
     "linear",
     "product",
     "quantized_tokens",
+    "tile_of_tokens",
 ]
 
 _EXACT = {"num_warps": 8, "enable_fp_fusion": False}
@@ -123,12 +124,10 @@ def _units_each(made: Tokens, per_row: bool) -> int:
     return -(-made.units // (max(1, PROGRAMS // made.rows) * _UNITS)) * _UNITS
 
 
-def _tile_of_tokens(units: int, each: int, per_row: bool) -> dict[str, int]:
+def tile_of_tokens(units: int, each: int, per_row: bool) -> dict[str, int]:
     """Units and values that a program of quantised tokens takes at a time, `each` in all, and its warps."""
-    if not per_row:
+    if not per_row or each < units:
         return {"U": _UNITS, "WIDE": _WIDE, "num_warps": 4}
-    if each < units:
-        return {"U": _UNITS, "WIDE": _WIDE, "num_warps": 8}
     return {"U": 8, "WIDE": 2048, "num_warps": 4} if units <= 32 else {"U": 16, "WIDE": 2048, "num_warps": 8}
 
 
@@ -160,7 +159,7 @@ def quantized_tokens(x: Tensor, global_scale: Tensor | None, per_row: bool, weig
     scale, up_scale, has_up = _scales(weight)
     tokens.quantize_tokens[(rows, triton.cdiv(made.units, each))](
         x, made.values, global_scale, scale, up_scale, made.alpha, k // GROUP_SIZE, made.units, stride, each,
-        PER_ROW=per_row, UP=has_up, EARLY=_early(x), **_tile_of_tokens(made.units, each, per_row),
+        PER_ROW=per_row, UP=has_up, EARLY=_early(x), **tile_of_tokens(made.units, each, per_row),
         enable_fp_fusion=False,
     )  # fmt: skip
     return made

@@ -81,6 +81,11 @@ def quantize_tokens(
     if EARLY:
         gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
+    begin = tl.program_id(1) * each
+    end = tl.minimum(begin + each, units)
+    rows = row + tl.zeros((16 * U,), tl.int64)
+    group = begin * 16 + tl.arange(0, 16 * U)
+    raw = load_blocks(x, rows, group, stride, group < groups)
     if PER_ROW:
         given = row_scale(x + row * stride, groups * 16, WIDE)
         tl.store(global_scale + row, given, mask=tl.program_id(1) == 0)
@@ -89,11 +94,6 @@ def quantize_tokens(
         given = tl.load(global_scale)
         if row == 0:
             write_alpha(alpha, 0, given, weight_scale, up_scale, 1, UP)
-    begin = tl.program_id(1) * each
-    end = tl.minimum(begin + each, units)
-    rows = row + tl.zeros((16 * U,), tl.int64)
-    group = begin * 16 + tl.arange(0, 16 * U)
-    raw = load_blocks(x, rows, group, stride, group < groups)
     for unit in tl.range(begin, end, U):
         group += 16 * U
         following = load_blocks(x, rows, group, stride, group < tl.minimum(groups, end * 16))
