@@ -27,7 +27,7 @@ def values(rows: int, k: int, dtype: torch.dtype) -> Tensor:
     x = uneven(rows, k, dtype, device=DEVICE)
     x[:, 1::11] *= -0.0
     if rows > 2:
-        x[0, 3], x[1, 5], x[2, 15] = float("nan"), float("inf"), -float("inf")
+        x[0, 3], x[1, 5], x[1, -1], x[2, 15] = float("nan"), float("inf"), float("nan"), -float("inf")
     return x
 
 

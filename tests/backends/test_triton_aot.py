@@ -35,10 +35,15 @@ QUANTIZE: list[tuple[str, dict[str, str], dict[str, Any]]] = [
         for per_row in (False, True)
     ),
     *(
-        ("quantize_rows", {"x": "*bf16", **BYTES, "stride": "i32"}, {"GROUPS": groups, "SWIZZLED": False})
+        ("quantize_rows", {"x": dtype, **BYTES, "stride": "i32"}, {"GROUPS": groups, "SWIZZLED": dtype == "*fp32"})
+        for dtype in ("*fp32", "*bf16")
         for groups in (1, 336, 1344)
     ),
-    ("_tensor_amax", {"x": "*fp16", "amax": "*i32", **SIZES, "stride": "i32"}, {"ENDS": 1, "B": 64}),
+    (
+        "_tensor_amax",
+        {"x": "*fp16", "amax": "*i32", **SIZES, "stride": "i32"},
+        {"ENDS": 1, "B": quantize.AMAX_BLOCKS},
+    ),
 ]
 
 
@@ -46,11 +51,16 @@ QUANTIZE: list[tuple[str, dict[str, str], dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "arguments", "constants"), QUANTIZE, ids=lambda value: str(value)[:40])
 def test_quantize(name: str, arguments: dict[str, str], constants: dict[str, Any], capability: int) -> None:
     """IEEE divisions, and no multiplication fused with an addition but where that is written."""
-    tile = quantize.tile_of_row(constants["GROUPS"]) if name == "quantize_rows" else {"num_warps": 2}
+    tile = {"num_warps": 8 if name == "_tensor_amax" else 2}
+    if name == "quantize_rows":
+        tile = quantize.tile_of_row(constants["GROUPS"], 4 if arguments["x"] == "*fp32" else 2)
     warps = tile.pop("num_warps")
     code = compiled(getattr(quantize, name), arguments, {**constants, **tile}, capability, warps)
     ptx = code.asm["ptx"]
-    assert has_no_spills(instructions(code))
+    found = instructions(code)
+    assert has_no_spills(found)
+    # A thread has whole blocks, so warps only look together whether all are usual.
+    assert found["SHFL"] <= 1 or name != "quantize_blocks"
     assert ("fma" in ptx) == (name in ("quantize_blocks", "quantize_rows") and not constants.get("EXACT_CT"))
     assert ("div.rn.f32" in ptx) == (name != "_tensor_amax")
     assert ".local" not in ptx
@@ -143,7 +153,7 @@ def test_products(capability: int, tile: plan.Tile) -> None:
          "out": "*fp32" if partial else "*bf16", "sums": "*fp32", "tokens": "i32", "rows": "i32", "units": "i32",
          "each": "i32", "whole": "i32", "parts": "i32"},
         {"TO": tl.bfloat16, "PANELS": tile.panels, "M": tile.tokens, "STEPS": tile.steps, "STAGES": tile.stages,
-         "COPIED": copied, "PARTIAL": partial, "SHARED": tile.is_alone, "PER_TOKEN": not partial, "UP": False,
+         "COPIED": copied, "PARTIAL": partial, "SHARED": tile.is_alone, "PER_TOKEN": not partial, "UP": tile.is_alone,
          "BIAS": not partial, "EARLY": capability >= 90},
         capability, tile.warps,
     )  # fmt: skip
@@ -196,13 +206,15 @@ def test_products_of_numbers_in_memory(capability: int) -> None:
     )  # fmt: skip
     found = instructions(code)
     assert has_no_spills(found)
-    finish = compiled(
-        dense.finish_shared,
-        {"sums": "*fp32", "alpha": "*fp32", "alpha_step": "i32", "bias": "*bf16", "out": "*bf16", "tokens": "i32",
-         "rows": "i32", "width": "i32", "whole": "i32", "parts": "i32"},
-        {"M": tile.tokens, "N": tile.rows, "SOME": 16, "FUSED": False, "UP": True, "BIAS": True}, capability, 8,
-    )  # fmt: skip
-    assert has_no_spills(instructions(finish))
+    for tokens_of, rows in ((tile.tokens, tile.rows), (256, 128)):
+        finish = compiled(
+            dense.finish_shared,
+            {"sums": "*fp32", "alpha": "*fp32", "alpha_step": "i32", "bias": "*bf16", "out": "*bf16", "tokens": "i32",
+             "rows": "i32", "width": "i32", "whole": "i32", "parts": "i32"},
+            {"M": tokens_of, "N": rows, "SOME": 16, "FUSED": tokens_of == 256, "UP": True, "BIAS": True},
+            capability, 8,
+        )  # fmt: skip
+        assert has_no_spills(instructions(finish))
     if capability == 90:
         assert found["WARPGROUP"] < found["HGMMA"] + 3
     else:

@@ -27,9 +27,10 @@ def test_plans_fit_and_are_candidates() -> None:
         (1, GATE_UP, "128x8x256, 3 stages, 4 warps, columns in 3 parts"),
         (16, GATE_UP, "128x16x256, 3 stages, 4 warps"),
         (16, DOWN, "128x16x256, 3 stages, 4 warps, columns in 8 parts"),
-        (256, (5376, 4096), "128x256x128, 3 stages, 8 warps"),
-        (512, GATE_UP, "128x256x128, 3 stages, 8 warps"),
-        (768, DOWN, "128x256x128, 3 stages, 8 warps"),
+        (256, (512, 8192), "128x64x128, 3 stages, 4 warps, columns in 8 parts"),
+        (256, (5376, 4096), "128x64x128, 3 stages, 4 warps"),
+        (512, GATE_UP, "128x256x128, 3 stages, 8 warps, last tiles shared"),
+        (768, DOWN, "128x256x128, 3 stages, 8 warps, last tiles shared"),
         (2048, GATE_UP, "dense"),
         (2048, DOWN, "dense"),
     ],
@@ -58,6 +59,18 @@ def test_the_last_tiles_of_a_product_are_shared() -> None:
                 assert (shared.tiles == 0) == (shared.parts == 1)
                 assert shared.columns % step == 0
                 assert (shared.parts - 1) * shared.columns < columns <= shared.parts * shared.columns
+
+
+def test_all_tiles_are_cut_alike_where_they_have_to_be() -> None:
+    """Of a weight with a global scale a row, or of float32 tokens; they fill a GPU all the same."""
+    alone = plan.Plan(plan.tile_for(256, H200), 1)
+    splits, shared = plan.cut_of(alone, 42, 84, True, H200)
+    assert (splits, shared) == (3, plan.Shared(tiles=0, parts=1, columns=7168))
+    assert plan.cut_of(alone, 42, 84, False, H200) == (1, plan.Shared(tiles=42, parts=3, columns=7168))
+    assert plan.cut_of(alone, 168, 84, True, H200) == (1, plan.Shared(tiles=0, parts=1, columns=21504))
+    few = plan.Plan(plan.tile_for(16, H200), 8)
+    for alike in (False, True):
+        assert plan.cut_of(few, 42, 84, alike, H200) == (8, plan.Shared(tiles=0, parts=1, columns=11 * 256))
 
 
 def test_where_a_tile_is_too_large_it_gets_smaller() -> None:

@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import nvfp4
 from helpers import exact_operand, outliers, quantized
 from nvfp4 import NVFP4Linear, NVFP4Tensor, backends, layout, reference
-from nvfp4.backends.triton import plan, products
+from nvfp4.backends.triton import plan, products, tuned
 from nvfp4.backends.triton.plan import Plan, Tile
 from nvfp4.gated import GatedWeights, apart, gate_and_up_scales
 from triton_interpreter import DEVICE, MARKS, numbers_as_bounds
@@ -192,6 +192,42 @@ def test_every_code_under_every_scale() -> None:
         x = torch.zeros(len(columns), 256, device=DEVICE, dtype=dtype)
         x[torch.arange(len(columns)), list(columns)] = 1.0
         assert torch.equal(linear(x, w, "none"), reference.dequantize(w, dtype).T[list(columns)])
+
+
+@pytest.mark.parametrize("route", ["fused", "dense"] if GPU else ["fused"])
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("has_up", [False, True])
+def test_the_last_tiles_are_shared(has_up, per_token, route) -> None:
+    """With a bias, and with rows of gate and up that have scales of their own."""
+    m, n, k = (1025, 4352, 8192) if GPU else (300, 144, 768)
+    how = Plan(plan._TILES[-1] if GPU else Tile(1, 256, 2, 2, 8), 1, route)
+    tile = plan.DENSE if route == "dense" else Tile(1, how.tile.tokens, 1, 1, 1)
+    rows = plan.DENSE.rows if route == "dense" else 64 * how.tile.panels
+    gpu = tuned.gpu_of(0 if GPU else None)
+    tiles = -(-m // tile.tokens) * -(-n // rows)
+    assert 0 < plan.shared_tiles(tiles, k, 256, gpu).tiles < tiles
+    x, b = torch.randint(-2, 3, (m, k), device=DEVICE).bfloat16(), here(exact_operand(n, k))
+    bias = torch.randint(-4, 5, (n,), device=DEVICE).float()
+    up = b.global_scale * 4
+    weight = products.Weight(tiled(b), n, b.global_scale, bias, up if has_up else None)
+    if has_up:
+        b = NVFP4Tensor(b.packed, b.scale, gate_and_up_scales(b.global_scale, up, n // 2), b.shape)
+    out = torch.full((m, n), float("nan"), device=DEVICE)
+    given = None if per_token else torch.tensor([600.0], device=DEVICE)
+    with by(how):
+        products.product(products.quantized_tokens(x, given, per_token, weight), weight, out)
+    a = reference.quantize(x, given, "row" if per_token else "tensor")
+    assert torch.equal(out, reference.matmul(a, b, bias, torch.float32))
+
+
+@pytest.mark.parametrize("k", [8192, 8704])
+def test_rows_by_one_program_or_by_several(k, monkeypatch) -> None:
+    x, w = outliers(3, k, torch.bfloat16).to(DEVICE), here(quantized(64, k))
+    x[1, -1] = float("nan")
+    wanted = linear(x, w, "row")
+    monkeypatch.setattr(products, "PROGRAMS", 1)
+    assert torch.equal(linear(x, w, "row").nan_to_num(7.0), wanted.nan_to_num(7.0))
+    assert bool(wanted[1].isnan().all())
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 16), (64, 256), (130, 528)])

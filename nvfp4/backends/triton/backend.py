@@ -92,7 +92,7 @@ class TritonBackend(Backend):
     def quantize(
         self, x: Tensor, global_scale: Tensor | None, granularity: str, scheme: str, layout: str
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass; with a computed scale two of every row, or one of the tensor before.
+        """One pass; a long row's scale takes another over the row, the tensor's one over the tensor.
 
         A given global scale cannot be looked at without waiting for the GPU. One that is not positive and finite makes
         every block scale NaN.
@@ -114,7 +114,7 @@ class TritonBackend(Backend):
             if mode == COMPUTE_ROW:
                 quantize.quantize_rows[(rows,)](
                     x, words, out.scale, out.global_scale, stride, GROUPS=groups, SWIZZLED=layout == "128x4",
-                    **quantize.tile_of_row(groups), enable_fp_fusion=False,
+                    **quantize.tile_of_row(groups, x.element_size()), enable_fp_fusion=False,
                 )  # fmt: skip
                 return out
             if mode == COMPUTE_TENSOR:

@@ -13,10 +13,13 @@ __all__ = [
     "DenseTile",
     "Gpu",
     "Plan",
+    "Shared",
     "Tile",
     "candidates",
     "choose",
+    "cut_of",
     "few",
+    "shared_tiles",
     "tile_for",
     "units_of",
 ]
@@ -136,12 +139,19 @@ class Plan(NamedTuple):
     splits: int
     route: str = "fused"
 
+    @property
+    def shares_last_tiles(self) -> bool:
+        """Whether several programs of a fused product share the last tiles, and only those."""
+        return self.route == "fused" and self.tile.is_alone and self.splits == 1
+
     def __str__(self) -> str:
         """As `explain` and the benchmarks show it."""
         if self.route != "fused":
             return self.route
         t = self.tile
         shared = f", columns in {self.splits} parts" if self.splits > 1 else ""
+        if self.shares_last_tiles:
+            shared = ", last tiles shared"
         return f"{64 * t.panels}x{t.tokens}x{64 * t.steps}, {t.stages} stages, {t.warps} warps{shared}"
 
 
@@ -158,14 +168,15 @@ _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 FEW = 128
 """Tokens, up to which sums are split the same way for each power of two of them."""
 
-_UNPACKED = 512
-"""Tokens, up to which writing the weight's numbers takes about as long as a product by a tile that is alone."""
+_UNPACKED = 768
+"""Tokens, up to which a fused product was the fastest of all weights that were measured, from 512 to 43008 rows."""
 
 _LAUNCH = 1.5  # units' time that starting and ending a program takes
 
 # Times in that of cuBLAS's product of the same sizes, from measurements on an H200 and an H100.
 _FUSED = 1.15
 _ALONE = 1.2  # where a multiprocessor has one program at a time
+_ONE, _EACH = 0.42, 0.3  # in a tile's time, one of 64 tokens that is alone all the same, and of several each
 _DENSE = 1.0
 _LIBRARY = 1.06
 _SUMS = 571.0  # over the columns: float32 sums to memory and back
@@ -200,12 +211,41 @@ def shared_tiles(tiles: int, columns: int, step: int, gpu: Gpu) -> Shared:
     return Shared(rest if parts > 1 else 0, parts, each)
 
 
+def cut_of(how: Plan, tiles: int, units: int, alike: bool, gpu: Gpu) -> tuple[int, Shared]:
+    """Programs that share every tile's columns, and how the last tiles are shared, of a fused product.
+
+    alike: all tiles have to be cut the same way.
+    """
+    each = -(-units // how.splits)
+    splits, none = -(-units // each), Shared(0, 1, 256 * each)
+    if not how.shares_last_tiles:
+        return splits, none
+    shared = shared_tiles(tiles, 256 * units, 256, gpu)
+    if not alike:
+        return 1, shared
+    return (shared.parts, Shared(0, 1, shared.columns)) if shared.tiles == tiles else (1, none)
+
+
 def _time_of_tiles(tiles: int, columns: int, step: int, gpu: Gpu) -> float:
-    """Over that on a GPU that they fill, with the last ones shared."""
+    """In that of one, with the last ones shared."""
     shared = shared_tiles(tiles, columns, step, gpu)
     whole = (tiles - shared.tiles) // gpu.processors
     rest = tiles - whole * gpu.processors
-    return (whole + _time_of_rest(rest, shared.parts, columns, gpu.processors)) * gpu.processors / tiles
+    return whole + _time_of_rest(rest, shared.parts, columns, gpu.processors)
+
+
+def _time_of_many(problem: Problem, tile: Tile, splits: int, gpu: Gpu) -> float:
+    """Of a fused product of many tokens in the time of cuBLAS, where products are a group of four warps'."""
+    units, largest = units_of(problem.k), _TILES[-1]
+    whole = -(-problem.n // (64 * largest.panels)) * -(-problem.m // largest.tokens)
+    if tile.is_alone:
+        time = _time_of_tiles(whole, 256 * units, 256, gpu)
+    else:
+        programs = -(-problem.n // (64 * tile.panels)) * -(-problem.m // tile.tokens) * splits
+        time = -(-units // splits) / units * max(_ONE, _EACH * -(-programs // gpu.processors))
+        sums = _PART * programs * tile.panels * tile.tokens / (largest.panels * largest.tokens) + _FINISH
+        time += (splits > 1) * sums / (256 * units)
+    return _ALONE * time * gpu.processors / whole * (1 + _LAUNCH / units)
 
 
 def tile_for(tokens: int, gpu: Gpu) -> Tile:
@@ -227,10 +267,10 @@ def few(tokens: int) -> int:
 
 def _fused_time(problem: Problem, tile: Tile, splits: int, gpu: Gpu) -> float:
     """In the time of cuBLAS; of few tokens in that of reading the weight."""
+    if problem.m > FEW and gpu.has_warpgroups:
+        return _time_of_many(problem, tile, splits, gpu)
     units = units_of(problem.k)
     tiles = -(-problem.n // (64 * tile.panels)) * -(-problem.m // tile.tokens)
-    if tile.is_alone:
-        return _ALONE * _time_of_tiles(tiles, 256 * units, 256, gpu) * (1 + _LAUNCH / units)
     each = -(-units // splits)
     # What programs of one multiprocessor share is memory, which waits, or of more tokens tensor cores, which do not.
     most = min(gpu.shared_bytes // tile.shared_bytes, 16 // tile.warps, 128 // tile.tokens)
@@ -247,7 +287,9 @@ def _by_memory(problem: Problem, gpu: Gpu) -> dict[str, float]:
     if gpu.has_copy_engine:
         tiles = -(-problem.m // DENSE.tokens) * -(-problem.n // DENSE.rows)
         columns = 256 * units_of(problem.k)
-        times["dense"] = _DENSE * _time_of_tiles(tiles, columns, DENSE.columns, gpu) + unpacking
+        times["dense"] = (
+            _DENSE * _time_of_tiles(tiles, columns, DENSE.columns, gpu) * gpu.processors / tiles + unpacking
+        )
     return times
 
 
@@ -258,31 +300,34 @@ def _splits_of(problem: Problem, tile: Tile) -> list[int]:
     return [splits for splits in _SPLITS if splits <= most]
 
 
+def _fused_plans(problem: Problem, gpu: Gpu) -> list[Plan]:
+    """Those worth considering: of many tokens also by the tile of fewer, of which a small weight has enough."""
+    tiles = {tile_for(problem.m, gpu), tile_for(min(problem.m, FEW), gpu)}
+    return [Plan(tile, splits) for tile in sorted(tiles, reverse=True) for splits in _splits_of(problem, tile)]
+
+
 def choose(problem: Problem, gpu: Gpu) -> Plan:
     """The plan with the least predicted time.
 
     Up to 128 tokens a power of two of them has the same plan, so that a token's result depends on how many others there
     are only through it.
     """
-    tile = tile_for(problem.m, gpu)
     if problem.m <= FEW:
         problem = problem._replace(m=few(problem.m))
-    times = {splits: _fused_time(problem, tile, splits, gpu) for splits in _splits_of(problem, tile)}
-    splits = min(times, key=times.__getitem__)
-    if problem.m > (_UNPACKED if tile.is_alone else FEW):
-        slow = 1.0 if gpu.has_warpgroups else problem.m / tile.tokens  # as often the weight is unpacked again
+    times = {how: _fused_time(problem, how.tile, how.splits, gpu) for how in _fused_plans(problem, gpu)}
+    fused = min(times, key=times.__getitem__)
+    if problem.m > (_UNPACKED if gpu.has_warpgroups else FEW):
+        slow = 1.0 if gpu.has_warpgroups else problem.m / fused.tile.tokens  # as often the weight is unpacked again
         others = _by_memory(problem, gpu)
         route = min(others, key=others.__getitem__)
-        if others[route] < times[splits] * slow:
-            return Plan(tile, 1, route)
-    return Plan(tile, splits)
+        if others[route] < times[fused] * slow:
+            return Plan(tile_for(problem.m, gpu), 1, route)
+    return fused
 
 
 def candidates(problem: Problem, gpu: Gpu) -> dict[str, Plan]:
     """Plans worth timing, by name."""
-    chosen = tile_for(problem.m, gpu)
-    fused = [chosen] if problem.m <= FEW else [chosen, tile_for(FEW, gpu)]
-    plans = [Plan(tile, splits) for tile in fused for splits in _splits_of(problem, tile)]
+    plans = _fused_plans(problem, gpu)
     if problem.m > FEW:
-        plans += [Plan(chosen, 1, route) for route in _by_memory(problem, gpu)]
+        plans += [Plan(tile_for(problem.m, gpu), 1, route) for route in _by_memory(problem, gpu)]
     return {str(plan): plan for plan in plans}

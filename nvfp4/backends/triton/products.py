@@ -248,27 +248,23 @@ def _operand(values: Tensor, *block: int) -> TensorDescriptor:
 def _fused(x: Tokens, weight: Weight, out: Tensor, how: plan.Plan, gpu: plan.Gpu) -> None:
     n, units, count = weight.rows, x.units, x.parts * x.rows
     early = gpu.has_early_launch and how.tile.tokens <= _EARLY
-    tile, splits = how.tile, how.splits
-    each = -(-units // splits)
-    splits = -(-units // each)
-    partial = splits > 1 or x.parts > 1 or weight.has_many_scales
+    tile, rows = how.tile, 64 * how.tile.panels
+    tiles = triton.cdiv(n, rows) * triton.cdiv(count, tile.tokens)
+    alike = x.parts > 1 or weight.has_many_scales  # which only `finish` can make results of
+    splits, shared = plan.cut_of(how, tiles, units, alike, gpu)
+    partial = splits > 1 or alike
     copied = tile.copied and gpu.has_copy_engine
     operand: Any = _operand(x.values, tile.tokens, 16 * tile.steps) if copied else x.values
     has_up, given = weight.up_scale is not None, weight.bias is not None
     target = torch.empty((splits, count, n), dtype=torch.float32, device=out.device) if partial else out
     bias = x.alpha if weight.bias is None else weight.bias
-    rows = 64 * tile.panels
-    tiles = triton.cdiv(n, rows) * triton.cdiv(count, tile.tokens)
-    shared = plan.Shared(0, 1, 256 * each)
-    if tile.is_alone and not partial:
-        shared = plan.shared_tiles(tiles, 256 * units, 256, gpu)
     sums = _sums_of(shared, tile.tokens, rows, out)
     whole = tiles - shared.tiles
     gemm.multiply[(whole + shared.tiles * shared.parts, splits)](
         weight.tiles.view(torch.int16), weight.tiles, operand, x.alpha, bias, target, sums, count, n, units,
         shared.columns // 256, whole, shared.parts,
         TO=DTYPES[x.values.dtype], PANELS=tile.panels, M=tile.tokens, STEPS=tile.steps, STAGES=tile.stages,
-        COPIED=copied, PARTIAL=partial, SHARED=tile.is_alone and not partial,
+        COPIED=copied, PARTIAL=partial, SHARED=how.shares_last_tiles and not partial,
         PER_TOKEN=x.has_many_scales and not partial, UP=has_up and not partial, BIAS=given and not partial,
         EARLY=early, launch_pdl=early, num_warps=tile.warps, enable_fp_fusion=False,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from nvfp4.backends.triton.bits import encode_block, finite_magnitude, larger, l
 from nvfp4.formats import GROUP_SIZE
 
 __all__ = [
+    "AMAX_BLOCKS",
     "DTYPES",
     "ends_of",
     "flattened",
@@ -24,8 +25,8 @@ __all__ = [
     "tile_of_row",
 ]
 
-_AMAX_BLOCKS = 512  # of sixteen, a program
-_HELD = 3  # blocks of a row, that a thread has in registers
+AMAX_BLOCKS = 512  # of sixteen, a program
+_HELD = 3  # blocks of a row that a thread has in registers; with more, too few programs fit a multiprocessor
 
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
@@ -155,21 +156,21 @@ def _quantize_part(
     GROUPS: tl.constexpr, SWIZZLED: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """B blocks of a row, from the `first` on."""
-    group = first + tl.arange(0, B)
+    group = first + tl.arange(0, B).to(tl.int64)
     words, byte = encode_block(block.to(tl.float32), global_scale, block.dtype, False)
     store_blocks(words, byte, packed, scale, row + tl.zeros_like(group), group, GROUPS, group < GROUPS, SWIZZLED)
 
 
 @triton.jit
 def _load_part(x, first, GROUPS: tl.constexpr, B: tl.constexpr):
-    group = first + tl.arange(0, B)
+    group = first + tl.arange(0, B).to(tl.int64)
     return load_blocks(x, tl.zeros_like(group), group, 0, group < GROUPS)
 
 
 @triton.jit
-def _amax_of_parts(parts, FINITE: tl.constexpr, B: tl.constexpr):
+def _amax_of_parts(parts, FINITE: tl.constexpr):
     """As `_row_amax`, of a row that is HELD."""
-    largest = tl.zeros((B,), tl.float32)
+    largest = tl.zeros((parts[0].shape[0],), tl.float32)
     for i in tl.static_range(len(parts)):
         values = parts[i].to(tl.float32)
         if FINITE:
@@ -193,9 +194,9 @@ def quantize_rows(
         parts = ()
         for first in tl.static_range(0, GROUPS, B):
             parts += (_load_part(x, first, GROUPS, B),)
-        largest = _amax_of_parts(parts, False, B)
+        largest = _amax_of_parts(parts, False)
         if not (largest < float("inf")):
-            largest = _amax_of_parts(parts, True, B)
+            largest = _amax_of_parts(parts, True)
         computed = scale_of_largest(largest)
         for i in tl.static_range(len(parts)):
             _quantize_part(parts[i], packed, scale, computed, row, i * B, GROUPS, SWIZZLED, B)
@@ -227,11 +228,11 @@ def _global_scale_of_tensor(amax, global_scale, RAW: tl.constexpr, EXACT_CT: tl.
     tl.store(global_scale, tl.where(computed < float("inf"), computed, 1.0))
 
 
-def tile_of_row(groups: int) -> dict[str, int | bool]:
-    """How `quantize_rows` goes through a row: a block a thread at a time. More registers than three leave room for."""
+def tile_of_row(groups: int, size: int) -> dict[str, int | bool]:
+    """How `quantize_rows` goes through a row of values of some bytes: a block a thread at a time, or all at once."""
     warps = min(8, triton.next_power_of_2(triton.cdiv(groups, _HELD * 32)))
     blocks = 32 * warps
-    return {"HELD": groups <= _HELD * blocks, "WIDE": 2048, "B": blocks, "num_warps": warps}
+    return {"HELD": groups <= _HELD * blocks, "WIDE": 4096 // size, "B": blocks, "num_warps": warps}
 
 
 def tensor_scale(
@@ -240,14 +241,14 @@ def tensor_scale(
     """Write the global scale [1] of rows of x, some elements apart."""
     amax = torch.zeros(1, dtype=torch.int32, device=x.device)
     rows, groups = flattened(rows, groups, stride)
-    _tensor_amax[(triton.cdiv(rows * groups, _AMAX_BLOCKS),)](
+    _tensor_amax[(triton.cdiv(rows * groups, AMAX_BLOCKS),)](
         x,
         amax,
         rows,
         groups,
         stride,
-        ENDS=ends_of(rows, groups, _AMAX_BLOCKS),
-        B=_AMAX_BLOCKS,
+        ENDS=ends_of(rows, groups, AMAX_BLOCKS),
+        B=AMAX_BLOCKS,
         num_warps=8,
         enable_fp_fusion=False,
     )
