@@ -36,8 +36,7 @@ QUANTIZE: list[tuple[str, dict[str, str], dict[str, Any]]] = [
     ),
     *(
         ("quantize_rows", {"x": dtype, **BYTES, "stride": "i32"}, {"GROUPS": groups, "SWIZZLED": dtype == "*fp32"})
-        for dtype in ("*fp32", "*bf16")
-        for groups in (1, 336, 1344)
+        for dtype, groups in (("*bf16", 1), ("*bf16", 336), ("*bf16", 1344), ("*fp32", 1344))
     ),
     (
         "_tensor_amax",
