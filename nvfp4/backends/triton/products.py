@@ -128,7 +128,9 @@ def tile_of_tokens(units: int, each: int, per_row: bool) -> dict[str, int]:
     """Units and values that a program of quantised tokens takes at a time, `each` in all, and its warps."""
     if not per_row or each < units:
         return {"U": _UNITS, "WIDE": _WIDE, "num_warps": 4}
-    return {"U": 8, "WIDE": 2048, "num_warps": 4} if units <= 32 else {"U": 16, "WIDE": 2048, "num_warps": 8}
+    # One program has all of a row, and many rows keep memory busy: those of 2^13 columns and more by twice the warps.
+    times = 1 if units <= 32 else 2
+    return {"U": times * _UNITS, "WIDE": 2048, "num_warps": times * 4}
 
 
 def as_tokens(x: Tensor, weight: Weight) -> Tokens:

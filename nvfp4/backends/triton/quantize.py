@@ -135,10 +135,15 @@ def _row_amax(x, columns, FINITE: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
+def _if_finite(scale):
+    """1 where the largest finite magnitude is 0, or the quotient overflows."""
+    return tl.where(scale < float("inf"), scale, 1.0)
+
+
+@triton.jit
 def scale_of_largest(largest):
-    """A global scale from the largest finite magnitude; 1 where that is 0 or the quotient overflows."""
-    computed = tl.div_rn(2688.0, largest)
-    return tl.where(computed < float("inf"), computed, 1.0)
+    """A global scale from the largest finite magnitude."""
+    return _if_finite(tl.div_rn(2688.0, largest))
 
 
 @triton.jit
@@ -173,9 +178,7 @@ def _amax_of_parts(parts, FINITE: tl.constexpr):
     largest = tl.zeros((parts[0].shape[0],), tl.float32)
     for i in tl.static_range(len(parts)):
         values = parts[i].to(tl.float32)
-        if FINITE:
-            values = finite_magnitude(values)
-        largest = larger(largest, largest_of_blocks(values))
+        largest = larger(largest, largest_of_blocks(finite_magnitude(values) if FINITE else values))
     return _largest_of(largest)
 
 
@@ -219,13 +222,13 @@ def _tensor_amax(x, amax, rows, groups, stride, ENDS: tl.constexpr, B: tl.conste
 
 @triton.jit
 def _global_scale_of_tensor(amax, global_scale, RAW: tl.constexpr, EXACT_CT: tl.constexpr):
-    """From `_tensor_amax`; 1 where amax is 0 or the quotient overflows."""
+    """From `_tensor_amax`."""
     largest = tl.load(amax).to(tl.float32, bitcast=True)
     if EXACT_CT:
-        computed = rounded_to(rounded_to(tl.div_rn(1.0, largest), RAW) * 2688.0, RAW)
+        computed = _if_finite(rounded_to(rounded_to(tl.div_rn(1.0, largest), RAW) * 2688.0, RAW))
     else:
-        computed = tl.div_rn(2688.0, largest)
-    tl.store(global_scale, tl.where(computed < float("inf"), computed, 1.0))
+        computed = scale_of_largest(largest)
+    tl.store(global_scale, computed)
 
 
 def tile_of_row(groups: int, size: int) -> dict[str, int | bool]:
