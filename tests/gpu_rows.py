@@ -13,5 +13,5 @@ PEAKS = GpuPeaks(4000.0, 800.0)
 
 
 def row(case: GpuCase, us: float = 20.0, beside_us: float = 40.0, peaks: GpuPeaks = PEAKS) -> GpuRow:
-    ran = ("triton/linear/w4a4", "128x16x256, 3 stages, 4 warps") if case.is_linear else ("triton/quantize", "")
+    ran = ("triton/linear/w4a4", "128x16x128, 4 stages, 4 warps") if case.is_linear else ("triton/quantize", "")
     return make_row(case, "triton", ran, Samples((us,)), beside_us, peaks, "NVFP4_LOG=info ")

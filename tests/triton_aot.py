@@ -6,6 +6,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -57,14 +58,72 @@ def waits_before_memory(found: Counter[str]) -> bool:
     return bool(memory) and order.index("ACQBULK") < min(memory)
 
 
-def instructions(code: Any) -> Counter[str]:
-    """Of the machine code, by the first part of their names, in the order of their first appearance."""
+_PLACE = re.compile(r"^(\.L_x_\d+):|/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", re.MULTILINE)
+_GUARD = re.compile(r"^@!?U?P\w+ ")
+_WRITTEN = re.compile(r"^(\S+) (?:U?P[T\d], )*R(\d+)\b")
+_READS_ONLY = ("ST", "RED", "BAR", "HGMMA", "LDGSTS", "SYNCS", "R2UR")
+
+
+def _loops(text: str) -> Iterator[list[str]]:
+    """The instructions from every label to a branch back to it."""
+    lines: list[str] = []
+    labels: dict[str, int] = {}
+    for label, line in _PLACE.findall(text):
+        if label:
+            labels[label] = len(lines)
+            continue
+        lines.append(_GUARD.sub("", line))
+        back = re.match(r"BRA.*`\((\.L_x_\d+)\)", lines[-1])
+        if back and back[1] in labels:
+            yield lines[labels[back[1]] :]
+
+
+def _written(line: str) -> set[int]:
+    """Registers that an instruction writes."""
+    found = _WRITTEN.match(line)
+    if not found or found[1].startswith(_READS_ONLY):
+        return set()
+    count = 4 if ".128" in found[1] or ".M88.4" in found[1] else 2 if re.search(r"\.(64|WIDE|M88\.2)", found[1]) else 1
+    return {int(found[2]) + i for i in range(count)}
+
+
+def overwritten_operands(text: str) -> list[str]:
+    """Instructions of loops that write to a register which a warpgroup's product in flight may still read.
+
+    A product is in flight until a wait leaves no more groups than were issued after it; twice around each loop, so that
+    what one iteration issues is seen in the next.
+    """
+    found = []
+    for loop in _loops(text):
+        groups: list[set[int]] = []
+        current: set[int] = set()
+        for line in loop * 2:
+            if line.startswith("HGMMA"):
+                operand = re.match(r"HGMMA\S+ R\d+, R(\d+),", line)
+                current |= {int(operand[1]) + i for i in range(4)} if operand else set()
+                if "gsb0" in line:
+                    groups, current = [*groups, current], set()
+            elif line.startswith("WARPGROUP.DEPBAR"):
+                left = int(line.rsplit(" ", 1)[1], 16)
+                groups = groups[len(groups) - left :] if left < len(groups) else groups
+            elif _written(line) & current.union(*groups):
+                found.append(line)
+    return found
+
+
+def disassembled(code: Any) -> str:
+    """The machine code, as text."""
     nvdisasm = sass.tool("nvdisasm")
     if nvdisasm is None:
         pytest.skip("nvdisasm is missing; pip install nvidia-cuda-nvdisasm")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code.asm["cubin"])
         file.flush()
-        text = subprocess.run([nvdisasm, "-c", file.name], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([nvdisasm, "-c", file.name], capture_output=True, text=True, check=True).stdout
+
+
+def instructions(code: Any) -> Counter[str]:
+    """Of the machine code, by the first part of their names, in the order of their first appearance."""
+    text = disassembled(code)
     found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", text)
     return Counter(found)

@@ -12,9 +12,17 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import triton
 import triton.language as tl
 
-from nvfp4.backends.triton import dense, dequantize, fused, gemm, plan, products, quantize, tiles, tokens
+from nvfp4.backends.triton import dequantize, finish, fused, gemm, plan, products, quantize, tiles, tokens
 from nvfp4.backends.triton.plan import Gpu
-from triton_aot import CAPABILITIES, compiled, has_no_spills, instructions, waits_before_memory
+from triton_aot import (
+    CAPABILITIES,
+    compiled,
+    disassembled,
+    has_no_spills,
+    instructions,
+    overwritten_operands,
+    waits_before_memory,
+)
 
 pytestmark = pytest.mark.skipif(
     bool(triton.knobs.runtime.interpret), reason="TRITON_INTERPRET=1: kernels are interpreted, not compiled"
@@ -144,15 +152,16 @@ CASES = [(capability, tile) for capability in CAPABILITIES for tile in tiles_of(
 def test_products(capability: int, tile: plan.Tile) -> None:
     """By tensor cores on 16-bit numbers, out of registers that suffice; and as many at once as Hopper's can be."""
     copied = tile.copied and capability == 90
-    x = f"tensordesc<bf16[{tile.tokens},{16 * tile.steps}]>" if copied else "*bf16"
+    x = f"tensordesc<bf16[{tile.tokens},128]>" if copied else "*bf16"
     partial = tile.tokens == 16
     code = compiled(
         gemm.multiply,
         {"words": "*i16", "halves": "*u8", "x": x, "alpha": "*fp32", "bias": "*bf16",
          "out": "*fp32" if partial else "*bf16", "sums": "*fp32", "tokens": "i32", "rows": "i32", "units": "i32",
          "each": "i32", "whole": "i32", "parts": "i32"},
-        {"TO": tl.bfloat16, "PANELS": tile.panels, "M": tile.tokens, "STEPS": tile.steps, "STAGES": tile.stages,
-         "COPIED": copied, "PARTIAL": partial, "SHARED": tile.is_alone, "PER_TOKEN": not partial, "UP": tile.is_alone,
+        {"TO": tl.bfloat16, "PANELS": tile.panels, "M": tile.tokens, "STAGES": tile.stages,
+         "WARPGROUPS": capability == 90, "COPIED": copied, "PARTIAL": partial, "SHARED": tile.is_alone,
+         "PER_TOKEN": not partial, "UP": tile.is_alone,
          "BIAS": not partial, "EARLY": capability >= 90},
         capability, tile.warps,
     )  # fmt: skip
@@ -165,6 +174,7 @@ def test_products(capability: int, tile: plan.Tile) -> None:
         assert "wgmma.mma_async.sync.aligned" in ptx
         # ptxas says by them where it makes each product wait for the one before.
         assert found["WARPGROUP"] < found["HGMMA"] + 8
+        assert overwritten_operands(disassembled(code)) == []
     elif capability == 100 and tile.tokens >= 16:
         assert "tcgen05.mma" in ptx
         assert found["UTCHMMA"]
@@ -179,7 +189,7 @@ def test_finish(per_row: bool, capability: int) -> None:
     early = capability >= 90
     found = instructions(
         compiled(
-            gemm.finish,
+            finish.finish,
             {"sums": "*fp32", "alpha": "*fp32", "token_scale": "*fp32", "weight_scale": "*fp32", "bias": "*bf16",
              "out": "*bf16", "tokens": "i32", "rows": "i32", "partials": "i32", "width": "i32"},
             {"PER_TOKEN": True, "UP": not per_row, "PER_ROW": per_row, "QUANTISED": True, "BIAS": True, "N": 512,
@@ -191,33 +201,31 @@ def test_finish(per_row: bool, capability: int) -> None:
     assert not early or waits_before_memory(found)
 
 
-@pytest.mark.parametrize("capability", [90, 100])
-def test_products_of_numbers_in_memory(capability: int) -> None:
-    tile = plan.DENSE
+def test_sums_of_the_last_tiles() -> None:
+    tile = tiles_of(90)[-1]
     code = compiled(
-        dense.multiply_dense,
-        {"x": f"tensordesc<bf16[{tile.tokens},{tile.columns}]>",
-         "weight": f"tensordesc<bf16[{tile.rows},{tile.columns}]>", "alpha": "*fp32", "alpha_step": "i32",
-         "bias": "*bf16", "out": "*bf16", "sums": "*fp32", "tokens": "i32", "rows": "i32", "width": "i32",
-         "columns": "i32", "whole": "i32", "parts": "i32", "each": "i32"},
-        {"M": tile.tokens, "N": tile.rows, "K": tile.columns, "STAGES": tile.stages, "UP": True, "BIAS": True},
-        capability, tile.warps,
+        finish.finish_shared,
+        {"sums": "*fp32", "alpha": "*fp32", "bias": "*bf16", "out": "*bf16", "tokens": "i32", "rows": "i32",
+         "whole": "i32", "parts": "i32"},
+        {"M": tile.tokens, "N": 64 * tile.panels, "SOME": 16, "PER_TOKEN": True, "UP": True, "BIAS": True}, 90, 8,
     )  # fmt: skip
-    found = instructions(code)
-    assert has_no_spills(found)
-    for tokens_of, rows in ((tile.tokens, tile.rows), (256, 128)):
-        finish = compiled(
-            dense.finish_shared,
-            {"sums": "*fp32", "alpha": "*fp32", "alpha_step": "i32", "bias": "*bf16", "out": "*bf16", "tokens": "i32",
-             "rows": "i32", "width": "i32", "whole": "i32", "parts": "i32"},
-            {"M": tokens_of, "N": rows, "SOME": 16, "FUSED": tokens_of == 256, "UP": True, "BIAS": True},
-            capability, 8,
-        )  # fmt: skip
-        assert has_no_spills(instructions(finish))
-    if capability == 90:
-        assert found["WARPGROUP"] < found["HGMMA"] + 3
-    else:
-        assert "tcgen05.mma" in code.asm["ptx"]
+    assert has_no_spills(instructions(code))
+
+
+def test_operands_that_are_overwritten_are_found() -> None:
+    """A loop whose second product is still to be done when its operand's registers get something else."""
+    loop = """.L_x_1:
+        /*0010*/ {early} ;
+        /*0020*/ WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*0030*/ HMUL2.BF16_V2 R10, R1, R2 ;
+        /*0040*/ HGMMA.64x256x16.F32.BF16 R24, R8, gdesc[UR4], R24, gsb0 ;
+        /*0050*/ LDS.128 R4, [R1] ;
+        /*0060*/ @P0 BRA `(.L_x_1) ;
+"""
+    assert overwritten_operands(loop.format(early="IMAD.U32 R12, RZ, RZ, UR4")) == []
+    for early in ("IMAD.U32 R9, RZ, RZ, UR4", "LDS.128 R8, [R1+UR4]", "@P1 IADD3 R11, P0, R1, R2, RZ"):
+        (line,) = overwritten_operands(loop.format(early=early))
+        assert line in early
 
 
 @pytest.mark.parametrize("capability", [80, 90, 120])

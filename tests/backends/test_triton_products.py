@@ -27,7 +27,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 GPU = DEVICE == "cuda"
 
 SHAPES = [(1, 16, 16), (3, 70, 272), (17, 64, 528)]
-PLANS: list[Plan | None] = [None, Plan(Tile(1, 16, 2, 2, 4), 2), Plan(Tile(1, 256, 2, 2, 8), 1)]
+PLANS: list[Plan | None] = [None, Plan(Tile(1, 16, 2, 4), 2), Plan(Tile(1, 256, 2, 8), 1)]
 if GPU:
     SHAPES += [
         (1, 128, 128), (8, 256, 512), (31, 264, 1024), (33, 1000, 1040), (65, 136, 5376), (129, 520, 2048),
@@ -36,7 +36,6 @@ if GPU:
     PLANS += [
         *(Plan(tile, 1) for tile in plan._TILES),
         *(Plan(tile, 3) for tile in plan._TILES[1::3]),
-        Plan(plan._TILES[0], 1, "dense"),
         Plan(plan._TILES[0], 1, "library"),
     ]
 
@@ -194,18 +193,14 @@ def test_every_code_under_every_scale() -> None:
         assert torch.equal(linear(x, w, "none"), reference.dequantize(w, dtype).T[list(columns)])
 
 
-@pytest.mark.parametrize("route", ["fused", "dense"] if GPU else ["fused"])
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize("has_up", [False, True])
-def test_the_last_tiles_are_shared(has_up, per_token, route) -> None:
+def test_the_last_tiles_are_shared(has_up, per_token) -> None:
     """With a bias, and with rows of gate and up that have scales of their own."""
     m, n, k = (1025, 4352, 8192) if GPU else (300, 144, 768)
-    how = Plan(plan._TILES[-1] if GPU else Tile(1, 256, 2, 2, 8), 1, route)
-    tile = plan.DENSE if route == "dense" else Tile(1, how.tile.tokens, 1, 1, 1)
-    rows = plan.DENSE.rows if route == "dense" else 64 * how.tile.panels
-    gpu = tuned.gpu_of(0 if GPU else None)
-    tiles = -(-m // tile.tokens) * -(-n // rows)
-    assert 0 < plan.shared_tiles(tiles, k, 256, gpu).tiles < tiles
+    how = Plan(plan._TILES[-1] if GPU else Tile(1, 256, 2, 8), 1)
+    tiles = -(-m // how.tile.tokens) * -(-n // (64 * how.tile.panels))
+    assert 0 < plan.shared_tiles(tiles, k, tuned.gpu_of(0 if GPU else None)).tiles < tiles
     x, b = torch.randint(-2, 3, (m, k), device=DEVICE).bfloat16(), here(exact_operand(n, k))
     bias = torch.randint(-4, 5, (n,), device=DEVICE).float()
     up = b.global_scale * 4
@@ -266,7 +261,7 @@ def test_tokens_beside_others_give_the_same() -> None:
     sizes = (1, 7, 8, 9, 16, 17, 31) if GPU else (1, 9)
     x, w = outliers(32, 528, torch.bfloat16).to(DEVICE), here(quantized(64, 528))
     for activations in ("row", "none"):
-        with products.force_plan(Plan(Tile(1, 32, 4, 2, 4), 2)):
+        with products.force_plan(Plan(Tile(1, 32, 2, 4), 2)):
             wanted = linear(x, w, activations)
             for m in sizes:
                 assert torch.equal(linear(x[:m], w, activations), wanted[:m])

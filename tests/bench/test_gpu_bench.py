@@ -147,7 +147,7 @@ def test_the_plan_is_the_one_that_is_chosen_for_the_gpu(monkeypatch) -> None:
     monkeypatch.setattr(tuned, "gpu_of", lambda index: plan.Gpu((9, 0), 132, 232448))
     monkeypatch.setattr(tuned, "measured", lambda index: {})
     tuned.plan_of.cache_clear()
-    assert gpu_bench._plan_of(GpuCase("linear-w4a4-row", 16, 43008, 5376)).startswith("128x16x256, 3 stages")
+    assert gpu_bench._plan_of(GpuCase("linear-w4a4-row", 16, 43008, 5376)).startswith("128x16x128, 4 stages")
     tuned.plan_of.cache_clear()
 
 

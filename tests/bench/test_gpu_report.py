@@ -23,7 +23,7 @@ def test_every_part_is_there() -> None:
     text = show(GpuReport(gpu_rows.MACHINE, [gpu_rows.row(case) for case in cases], ["cuda left out of it"]))
     for words in (
         *("linear  N 64  K 32  bfloat16", "linear  N 128  K 48", "quantise  bfloat16", "linear-w4a4-static"),
-        *("128x16x256, 3 stages, 4 warps", "triton/quantize", "20.0–20.0", "x cuBLAS", "2.00", "200 %"),
+        *("128x16x128, 4 stages, 4 warps", "triton/quantize", "20.0–20.0", "x cuBLAS", "2.00", "200 %"),
         *("a card, of paper", "driver 580.1", "Triton 3.6.0", "memory 4,000 GB/s", "matmul 800 TFLOP/s"),
         "note: cuda left out of it",
     ):

@@ -120,7 +120,7 @@ def test_few_tokens_are_measured_too_where_triton_serves(fake_gpu, monkeypatch) 
     assert tuning.stored(TRITON, measured) == results
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(tuning.render(TRITON, results))
-    assert "128x16x256, 3 stages, 4 warps" in console.export_text()
+    assert "128x16x128, 4 stages, 4 warps" in console.export_text()
 
 
 @pytest.mark.skipif(not sm120.served(), reason="no GPU that runs SM120's products")

@@ -2,8 +2,7 @@
 
 A weight's codes become 16-bit numbers in registers, the left operand of the product; tokens are the right one, so that
 few of them cost little. Where tiles do not fill the GPU, several programs share a tile's columns, of all tiles or of
-the last ones, and `finish` or `dense.finish_shared` adds what they wrote in the order of the columns: the same bits in
-every run.
+the last ones, and `finish.py` adds what they wrote in the order of the columns: the same bits in every run.
 """
 
 from __future__ import annotations
@@ -12,35 +11,11 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from nvfp4.backends.triton.bits import IS_INTERPRETED, rounded_to
+from nvfp4.backends.triton.bits import IS_INTERPRETED
+from nvfp4.backends.triton.finish import alpha_of, finished, place_of_tile
 from nvfp4.backends.triton.unpack import scaled_operands
 
-__all__ = ["finish", "multiply", "place_of_tile", "unpack_weight"]
-
-_BAND = tl.constexpr(8)
-
-
-@triton.jit
-def _alpha(alpha, token, row, tokens, PER_TOKEN: tl.constexpr, UP: tl.constexpr):
-    """Of a product's rows and tokens, [1 or rows, 1 or tokens]; with UP rows of gate and up alternate by eight."""
-    if PER_TOKEN:
-        at = tl.minimum(token, tokens - 1)[None, :]
-        further = tokens
-    else:
-        at = tl.zeros((1, 1), tl.int32)
-        further = 1
-    factor = tl.load(alpha + at)
-    if UP:
-        factor = tl.where((row // 8 % 2 == 0)[:, None], factor, tl.load(alpha + further + at))
-    return factor
-
-
-@triton.jit
-def _finished(acc, alpha, bias, row, rows, TO: tl.constexpr, BIAS: tl.constexpr):
-    y = acc * 128.0 * alpha  # the operand has 2^-7 of a weight
-    if BIAS:
-        y += tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)[:, None]
-    return rounded_to(y, TO).to(TO)
+__all__ = ["multiply", "unpack_weight"]
 
 
 @triton.jit
@@ -50,15 +25,6 @@ def _dot(a, b, acc):
         return tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
     else:
         return tl.dot(a, b, acc)
-
-
-@triton.jit
-def place_of_tile(tile, down, across):
-    """Where of `down` by `across` tiles one is: in bands of eight, so that neighbours read the same."""
-    band = tile // (_BAND * across) * _BAND
-    inside = tile % (_BAND * across)
-    height = tl.minimum(down - band, _BAND)
-    return band + inside % height, inside // height
 
 
 @triton.jit
@@ -72,8 +38,8 @@ def _store(
     if PARTIAL:
         tl.store(out, acc, mask=inside)
     else:
-        factor = _alpha(alpha, token, row, tokens, PER_TOKEN, UP)
-        tl.store(out, _finished(acc, factor, bias, row, rows, out.dtype.element_ty, BIAS), mask=inside)
+        factor = alpha_of(alpha, token, row, tokens, PER_TOKEN, UP)
+        tl.store(out, finished(acc, factor, bias, row, rows, out.dtype.element_ty, BIAS), mask=inside)
 
 
 @triton.jit
@@ -106,10 +72,28 @@ def _prefetch(units, each, PANELS: tl.constexpr):
     )
 
 
+@triton.jit
+def _joined(a, b):
+    """Columns of a and then those of b."""
+    return tl.reshape(tl.permute(tl.join(a, b), (0, 2, 1)), (a.shape[0], 2 * a.shape[1]))
+
+
+@triton.jit
+def _wait_for_products():
+    """Until those that were issued have read their operands.
+
+    A warpgroup's product reads registers after it was issued, and Triton does not wait for it before the next iteration
+    writes its operand, which ptxas then may put there.
+    """
+    tl.inline_asm_elementwise(
+        "wgmma.wait_group.sync.aligned 0; mov.b32 $0, 0;", "=r", [], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
 @triton.jit(do_not_specialize=["tokens", "units", "each", "whole", "parts"])
 def multiply(
     words, halves, x, alpha, bias, out, sums, tokens, rows, units, each, whole, parts,
-    TO: tl.constexpr, PANELS: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, STAGES: tl.constexpr,
+    TO: tl.constexpr, PANELS: tl.constexpr, M: tl.constexpr, STAGES: tl.constexpr, WARPGROUPS: tl.constexpr,
     COPIED: tl.constexpr, PARTIAL: tl.constexpr, SHARED: tl.constexpr, PER_TOKEN: tl.constexpr, UP: tl.constexpr,
     BIAS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -122,14 +106,13 @@ def multiply(
         x: tokens [tokens, 256 * units], or COPIED their descriptor for the copy engine.
         alpha: float32, one or PER_TOKEN one each; with UP as many for the rows of up.
         out: [tokens, rows], or PARTIAL float32 [programs of a tile, tokens, rows].
-        sums: float32 [tiles after `whole`, parts, M, 64 * PANELS], for `dense.finish_shared`.
+        sums: float32 [tiles after `whole`, parts, M, 64 * PANELS], for `finish_shared`.
         TO: of the operands.
-        STEPS: of 64 columns, which an iteration takes: 1, 2 or 4.
+        WARPGROUPS: products are issued by a group of four warps, and go on while these do.
         EARLY: it is launched before the kernel that writes tokens has ended.
     """
     N: tl.constexpr = 64 * PANELS
-    COLUMNS: tl.constexpr = 16 * STEPS
-    PARTS: tl.constexpr = 4 // STEPS
+    COLUMNS: tl.constexpr = 128  # an iteration takes: half a unit
     tile, first = tl.program_id(0), tl.program_id(1) * each
     rest = tile - whole
     if SHARED:
@@ -140,18 +123,17 @@ def multiply(
             each = units
     row_tile, token_tile = place_of_tile(tile, tl.cdiv(rows, N), tl.cdiv(tokens, M))
     token = token_tile * M + tl.arange(0, M)
-    iterations = tl.minimum(each, units - first) * PARTS
+    iterations = tl.minimum(each, units - first) * 2
     panel = tl.minimum(row_tile * PANELS + tl.arange(0, PANELS), tl.cdiv(rows, 64) - 1)
     base = panel.to(tl.int64) * units + first
-    step = tl.arange(0, STEPS)[:, None, None] * 1024 + tl.arange(0, 1024)[None, None, :]
+    step = tl.arange(0, 2)[:, None, None] * 1024 + tl.arange(0, 1024)[None, None, :]
     words += base[None, :, None] * 4608 + step
-    lane = tl.arange(0, 128)[None, :, None] * 8 + tl.arange(0, 2 * STEPS)[None, None, :]
+    lane = tl.arange(0, 128)[None, :, None] * 8 + tl.arange(0, 4)[None, None, :]
     weights = halves + base * 9216
     halves += base[:, None, None] * 9216 + 8192 + lane
     if not COPIED:
         valid = (token < tokens)[None, :]
-        column = first * 256 + tl.arange(0, COLUMNS)
-        x += token.to(tl.int64)[None, :] * (units * 256) + column[:, None]
+        x += token.to(tl.int64)[None, :] * (units * 256) + (first * 256 + tl.arange(0, COLUMNS))[:, None]
     if EARLY:
         gdc_launch_dependents()
         _prefetch(weights, tl.minimum(each, units - first), PANELS)
@@ -159,28 +141,18 @@ def multiply(
     tl.assume(iterations > 0)  # a loop that may be left out makes ptxas wait for every single product
     acc = tl.zeros((N, M), tl.float32)
     for iteration in tl.range(0, iterations, num_stages=STAGES):
-        unit, part = iteration // PARTS, iteration % PARTS
-        word = tl.load(words + unit * 4608 + part * (STEPS * 1024))
-        half = tl.load(halves + unit * 9216 + part * (STEPS * 2))
-        a, b, c, d = scaled_operands(word, half, TO, PANELS, STEPS)
-        at = unit * 256 + part * COLUMNS
+        unit, part = iteration // 2, iteration % 2
+        word = tl.load(words + unit * 4608 + part * 2048)
+        half = tl.load(halves + unit * 9216 + part * 4)
+        if WARPGROUPS:
+            _wait_for_products()
+        a, b, c, d = scaled_operands(word, half, TO, PANELS, 2)
         if COPIED:
-            at += first * 256
-            # Four loads that nothing stands between share a barrier.
-            xa = x.load([token_tile * M, at])
-            xb = x.load([token_tile * M, at + 64])
-            xc = x.load([token_tile * M, at + 128])
-            xd = x.load([token_tile * M, at + 192])
-            xa, xb, xc, xd = xa.T, xb.T, xc.T, xd.T
+            columns = x.load([token_tile * M, first * 256 + iteration * COLUMNS]).T
         else:
-            xa = tl.load(x + at, mask=valid, other=0.0)
-            xb = tl.load(x + at + 64, mask=valid, other=0.0)
-            xc = tl.load(x + at + 128, mask=valid, other=0.0)
-            xd = tl.load(x + at + 192, mask=valid, other=0.0)
-        acc = _dot(a, xa, acc)
-        acc = _dot(b, xb, acc)
-        acc = _dot(c, xc, acc)
-        acc = _dot(d, xd, acc)
+            columns = tl.load(x + iteration * COLUMNS, mask=valid, other=0.0)
+        # Of one product Triton makes two halves, and does not wait for one before it issues the other.
+        acc = _dot(_joined(_joined(a, b), _joined(c, d)), columns, acc)
     first_row, first_token = row_tile * N, token_tile * M
     if PARTIAL:
         out += tl.program_id(1).to(tl.int64) * tokens * rows
@@ -194,39 +166,6 @@ def multiply(
         _store_tile(acc, alpha, bias, out, first_row, first_token, tokens, rows, PARTIAL, PER_TOKEN, UP, BIAS)
 
 
-@triton.jit(do_not_specialize=["tokens", "partials"])
-def finish(
-    sums, alpha, token_scale, weight_scale, bias, out, tokens, rows, partials, width,
-    PER_TOKEN: tl.constexpr, UP: tl.constexpr, PER_ROW: tl.constexpr, QUANTISED: tl.constexpr, BIAS: tl.constexpr,
-    N: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    """N rows' results for a token, of float32 sums [partials, tokens, rows], added in this order; out [tokens, width].
-
-    PER_ROW: the weight has a global scale a row, so that alpha is to be computed here; tokens have one if QUANTISED.
-    EARLY: it is launched before the kernel that writes the sums has ended.
-    """
-    if EARLY:
-        gdc_wait()
-    token = tl.program_id(0) + tl.zeros((1,), tl.int32)
-    row = tl.program_id(1) * N + tl.arange(0, N)
-    at = token.to(tl.int64) * rows + row
-    acc = tl.zeros((N,), tl.float32)
-    sums += at
-    for _ in tl.range(0, partials):
-        acc += tl.load(sums, mask=row < rows, other=0.0)
-        sums += tokens.to(tl.int64) * rows
-    if PER_ROW:
-        scales = tl.load(weight_scale + row, mask=row < rows, other=1.0).to(tl.float64)
-        if QUANTISED:
-            scales *= tl.load(token_scale + token * PER_TOKEN).to(tl.float64)
-        factor = (1.0 / scales).to(tl.float32)[:, None]
-    else:
-        factor = _alpha(alpha, token, row, tokens, PER_TOKEN, UP)
-    y = _finished(acc[:, None], factor, bias, row, rows, out.dtype.element_ty, BIAS)
-    to = token.to(tl.int64) * width + row
-    tl.store(out + to[:, None], y, mask=(row < rows)[:, None])
-
-
 @triton.jit(do_not_specialize=["units"])
 def unpack_weight(words, halves, out, units):
     """q * s * 2^-7 of a unit a program, into [64 * panels, 256 * units], columns in the order of tokens."""
@@ -236,9 +175,9 @@ def unpack_weight(words, halves, out, units):
     word = tl.load(words + base * 4608 + step)
     half = tl.load(halves + base * 9216 + 8192 + tl.arange(0, 1024)[None, :])
     a, b, c, d = scaled_operands(word, half, out.dtype.element_ty, 1, 4)
-    row = panel * 64 + tl.arange(0, 64)
-    at = out + row[:, None] * (units * 256) + unit * 256 + tl.arange(0, 64)[None, :]
+    row, column = panel * 64 + tl.arange(0, 64), tl.arange(0, 64)
+    at = out + row[:, None] * (units * 256) + unit * 256 + (column // 32 * 128 + column % 32)[None, :]
     tl.store(at, a)
-    tl.store(at + 64, b)
-    tl.store(at + 128, c)
-    tl.store(at + 192, d)
+    tl.store(at + 32, b)
+    tl.store(at + 64, c)
+    tl.store(at + 96, d)

@@ -12,7 +12,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from nvfp4.backends.arguments import as_rows
-from nvfp4.backends.triton import dense, fused, gemm, plan, quantize, tokens, tuned
+from nvfp4.backends.triton import finish, fused, gemm, plan, quantize, tokens, tuned
 from nvfp4.backends.triton.fused import PROGRAMS
 from nvfp4.backends.triton.quantize import DTYPES
 from nvfp4.formats import GROUP_SIZE
@@ -35,7 +35,8 @@ _EXACT = {"num_warps": 8, "enable_fp_fusion": False}
 _UNITS = 8  # a program of tokens takes at a time
 _WIDE = 8192  # values of a row that are looked at together for its largest
 _SOME = 16  # tokens of a tile that a program of `finish_shared` writes
-_EARLY = 32  # tokens of a tile whose programs are launched early; of more, few programs lie on few multiprocessors then
+_EARLY = 32  # tokens of a tile whose programs are launched early
+_MANY = 8  # programs for each multiprocessor, of which it takes; fewer would lie unevenly beside the kernel before them
 _FINISHED = 512  # rows of the weight whose results a program of `finish` writes
 
 
@@ -237,9 +238,8 @@ def product(x: Tokens, weight: Weight, out: Tensor) -> None:
     gpu = tuned.gpu_of(index)
     if how.route == "fused":
         _fused(x, weight, out, how, gpu)
-        return
-    is_plain = x.parts == 1 and not weight.has_many_scales
-    _by_workspace(x, weight, out, gpu, by_library=how.route == "library" or not is_plain)
+    else:
+        _by_library(x, weight, out)
 
 
 def _operand(values: Tensor, *block: int) -> TensorDescriptor:
@@ -249,56 +249,42 @@ def _operand(values: Tensor, *block: int) -> TensorDescriptor:
 
 def _fused(x: Tokens, weight: Weight, out: Tensor, how: plan.Plan, gpu: plan.Gpu) -> None:
     n, units, count = weight.rows, x.units, x.parts * x.rows
-    early = gpu.has_early_launch and how.tile.tokens <= _EARLY
     tile, rows = how.tile, 64 * how.tile.panels
     tiles = triton.cdiv(n, rows) * triton.cdiv(count, tile.tokens)
     alike = x.parts > 1 or weight.has_many_scales  # which only `finish` can make results of
     splits, shared = plan.cut_of(how, tiles, units, alike, gpu)
     partial = splits > 1 or alike
-    copied = tile.copied and gpu.has_copy_engine
-    operand: Any = _operand(x.values, tile.tokens, 16 * tile.steps) if copied else x.values
+    early = gpu.has_early_launch and tile.tokens <= _EARLY and tiles * splits >= _MANY * gpu.processors
+    copied = tile.copied and gpu.has_warpgroups
+    operand: Any = _operand(x.values, tile.tokens, 128) if copied else x.values
     has_up, given = weight.up_scale is not None, weight.bias is not None
     target = torch.empty((splits, count, n), dtype=torch.float32, device=out.device) if partial else out
     bias = x.alpha if weight.bias is None else weight.bias
-    sums = _sums_of(shared, tile.tokens, rows, out)
+    shape = (shared.tiles * shared.parts, tile.tokens, rows)
+    sums = torch.empty(shape, dtype=torch.float32, device=out.device)
     whole = tiles - shared.tiles
     gemm.multiply[(whole + shared.tiles * shared.parts, splits)](
         weight.tiles.view(torch.int16), weight.tiles, operand, x.alpha, bias, target, sums, count, n, units,
         shared.columns // 256, whole, shared.parts,
-        TO=DTYPES[x.values.dtype], PANELS=tile.panels, M=tile.tokens, STEPS=tile.steps, STAGES=tile.stages,
-        COPIED=copied, PARTIAL=partial, SHARED=how.shares_last_tiles and not partial,
+        TO=DTYPES[x.values.dtype], PANELS=tile.panels, M=tile.tokens, STAGES=tile.stages,
+        WARPGROUPS=gpu.has_warpgroups, COPIED=copied, PARTIAL=partial, SHARED=how.shares_last_tiles and not partial,
         PER_TOKEN=x.has_many_scales and not partial, UP=has_up and not partial, BIAS=given and not partial,
         EARLY=early, launch_pdl=early, num_warps=tile.warps, enable_fp_fusion=False,
     )  # fmt: skip
     if partial:
         _finish(x, weight, target, splits * x.parts, out, early)
     elif shared.tiles:
-        _finish_shared(x, weight, sums, out, whole, shared, fused=True)
-
-
-def _sums_of(shared: plan.Shared, tokens: int, rows: int, out: Tensor) -> Tensor:
-    """Memory for what programs that share tiles write."""
-    return torch.empty((shared.tiles * shared.parts, tokens, rows), dtype=torch.float32, device=out.device)
-
-
-def _finish_shared(
-    x: Tokens, weight: Weight, sums: Tensor, out: Tensor, whole: int, shared: plan.Shared, fused: bool
-) -> None:
-    """Sums [tiles * parts, tokens, rows] of the tiles after `whole`, added and finished."""
-    _, tokens, rows = sums.shape
-    dense.finish_shared[(shared.tiles, triton.cdiv(tokens, _SOME))](
-        sums, x.alpha, int(x.has_many_scales), x.alpha if weight.bias is None else weight.bias, out, x.rows,
-        weight.rows, out.stride(0), whole, shared.parts,
-        M=tokens, N=rows, SOME=_SOME, FUSED=fused, UP=weight.up_scale is not None, BIAS=weight.bias is not None,
-        **_EXACT,
-    )  # fmt: skip
+        finish.finish_shared[(shared.tiles, triton.cdiv(tile.tokens, _SOME))](
+            sums, x.alpha, bias, out, count, n, whole, shared.parts,
+            M=tile.tokens, N=rows, SOME=_SOME, PER_TOKEN=x.has_many_scales, UP=has_up, BIAS=given, **_EXACT,
+        )  # fmt: skip
 
 
 def _finish(x: Tokens, weight: Weight, sums: Tensor, partials: int, out: Tensor, early: bool) -> None:
     """Float32 sums [partials, rows, n], added and finished."""
     token_scale = x.alpha if x.global_scale is None else x.global_scale
     bias = x.alpha if weight.bias is None else weight.bias
-    gemm.finish[(x.rows, triton.cdiv(weight.rows, _FINISHED))](
+    finish.finish[(x.rows, triton.cdiv(weight.rows, _FINISHED))](
         sums, x.alpha, token_scale, weight.global_scale, bias, out, x.rows, weight.rows, partials, out.stride(0),
         PER_TOKEN=x.has_many_scales, UP=weight.up_scale is not None, PER_ROW=weight.has_many_scales,
         QUANTISED=x.global_scale is not None, BIAS=weight.bias is not None, N=_FINISHED, EARLY=early, launch_pdl=early,
@@ -306,10 +292,10 @@ def _finish(x: Tokens, weight: Weight, sums: Tensor, partials: int, out: Tensor,
     )  # fmt: skip
 
 
-def _by_workspace(x: Tokens, weight: Weight, out: Tensor, gpu: plan.Gpu, by_library: bool) -> None:
-    """The weight's numbers into memory, some of its rows at a time, and a product of two matrices in memory."""
+def _by_library(x: Tokens, weight: Weight, out: Tensor) -> None:
+    """The weight's numbers into memory, some of its rows at a time, a product of two matrices there, and its sums."""
     columns, panels = 256 * x.units, weight.tiles.shape[0]
-    row_bytes = max(2 * columns, 4 * x.values.shape[0] if by_library else 0)  # of the weight's numbers, of sums
+    row_bytes = max(2 * columns, 4 * x.values.shape[0])  # of the weight's numbers, of sums
     at_once = min(panels, max(4, plan.WORKSPACE_BYTES // (64 * row_bytes) // 4 * 4))
     space = torch.empty((64 * at_once, columns), dtype=x.values.dtype, device=out.device)
     for first in range(0, panels, at_once):
@@ -317,26 +303,5 @@ def _by_workspace(x: Tokens, weight: Weight, out: Tensor, gpu: plan.Gpu, by_libr
         gemm.unpack_weight[(x.units, tiles.shape[0])](tiles.view(torch.int16), tiles, space, x.units, num_warps=8)
         rows = slice(64 * first, min(64 * (first + at_once), weight.rows))
         part = weight.of_rows(rows)
-        numbers = space[: part.rows]
-        if by_library:
-            sums = torch.mm(x.values, numbers.T, out_dtype=torch.float32)
-            _finish(x, part, sums, x.parts, out[:, rows], early=False)
-        else:
-            _dense(x, part, numbers, out[:, rows], gpu)
-
-
-def _dense(x: Tokens, weight: Weight, numbers: Tensor, out: Tensor, gpu: plan.Gpu) -> None:
-    tile, columns = plan.DENSE, x.values.shape[1]
-    tiles = triton.cdiv(x.rows, tile.tokens) * triton.cdiv(weight.rows, tile.rows)
-    shared = plan.shared_tiles(tiles, columns, tile.columns, gpu)
-    whole = tiles - shared.tiles
-    sums = _sums_of(shared, tile.tokens, tile.rows, out)
-    dense.multiply_dense[(whole + shared.tiles * shared.parts,)](
-        _operand(x.values, tile.tokens, tile.columns), _operand(numbers, tile.rows, tile.columns), x.alpha,
-        int(x.has_many_scales), x.alpha if weight.bias is None else weight.bias, out, sums, x.rows, weight.rows,
-        out.stride(0), columns, whole, shared.parts, shared.columns,
-        M=tile.tokens, N=tile.rows, K=tile.columns, STAGES=tile.stages,
-        UP=weight.up_scale is not None, BIAS=weight.bias is not None, num_warps=tile.warps, enable_fp_fusion=False,
-    )  # fmt: skip
-    if shared.tiles:
-        _finish_shared(x, weight, sums, out, whole, shared, fused=False)
+        sums = torch.mm(x.values, space[: part.rows].T, out_dtype=torch.float32)
+        _finish(x, part, sums, x.parts, out[:, rows], early=False)

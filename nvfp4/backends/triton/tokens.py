@@ -1,8 +1,8 @@
 """Activations as the operand of the products: 16-bit numbers whose columns lie as the weight's codes do.
 
 In W4A4 a number is q * s, at most six significant bits, so exact in bfloat16; its global scale waits for the end of the
-product, as alpha = 1 / (G_x * G_w). Of 256 columns the order is [code of a word, step, half, group, pair], which sums
-do not see.
+product, as alpha = 1 / (G_x * G_w). Of 256 columns the order is [half of them, code of a word, step, half of a group,
+group, pair], which sums do not see: those of a code lie together in the 128 that a product takes at a time.
 
 Where the next kernel may be launched EARLY, it is, and waits for these numbers where it first needs them.
 """
@@ -23,8 +23,8 @@ __all__ = ["decode_tokens", "permute_tokens", "quantize_tokens", "store_parts", 
 def store_tokens(values, tokens, row, unit, units, U: tl.constexpr):
     """Groups [16 * U, 16] of U units of a row."""
     to: tl.constexpr = tokens.dtype.element_ty
-    values = tl.reshape(rounded_to(values, to).to(to), (U, 4, 4, 2, 2, 4))
-    values = tl.reshape(tl.permute(values, (0, 5, 1, 3, 2, 4)), (256 * U,))
+    values = tl.reshape(rounded_to(values, to).to(to), (U, 2, 2, 4, 2, 2, 4))
+    values = tl.reshape(tl.permute(values, (0, 1, 6, 2, 4, 3, 5)), (256 * U,))
     column = unit * 256 + tl.arange(0, 256 * U)
     tl.store(tokens + row.to(tl.int64) * units * 256 + column, values, mask=column < units * 256)
 
