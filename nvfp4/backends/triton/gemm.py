@@ -83,7 +83,8 @@ def _wait_for_products():
     """Until those that were issued have read their operands.
 
     A warpgroup's product reads registers after it was issued, and Triton does not wait for it before the next iteration
-    writes its operand, which ptxas then may put there.
+    unpacks into them. That unpacking stays behind this wait in the machine code too, `test_triton_aot.py` looks after:
+    what depends on a result of it Triton would give another layout.
     """
     tl.inline_asm_elementwise(
         "wgmma.wait_group.sync.aligned 0; mov.b32 $0, 0;", "=r", [], dtype=tl.int32, is_pure=False, pack=1
