@@ -28,7 +28,10 @@ class Variable:
 
 VARIABLES: tuple[Variable, ...] = (
     Variable(
-        "NVFP4_BACKEND", "", "at import", "Force one backend (reference, cpu, cuda, triton); an error if it cannot."
+        "NVFP4_BACKEND",
+        "",
+        "at import",
+        "Force one backend (reference, cpu, cuda, triton); what it cannot serve is an error.",
     ),
     Variable(
         "NVFP4_CPU_ISA",

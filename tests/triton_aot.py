@@ -61,11 +61,13 @@ def waits_before_memory(found: Counter[str]) -> bool:
 _PLACE = re.compile(r"^(\.L_x_\d+):|/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", re.MULTILINE)
 _GUARD = re.compile(r"^@!?U?P\w+ ")
 _WRITTEN = re.compile(r"^(\S+) (?:U?P[T\d], )*R(\d+)\b")
-_READS_ONLY = ("ST", "RED", "BAR", "HGMMA", "LDGSTS", "SYNCS", "R2UR")
+_READS_ONLY = ("ST", "RED", "BAR", "HGMMA", "LDGSTS", "SYNCS", "R2UR", "ISETP", "FSETP", "PLOP3")
+_FOUR = re.compile(r"\.128|\.MT?88\.4|^HMMA")
+_TWO = re.compile(r"\.64|\.F64|WIDE|\.MT?88\.2|^D[A-Z]+|^CS2R(?!\.32)")
 
 
 def _loops(text: str) -> Iterator[list[str]]:
-    """The instructions from every label to a branch back to it."""
+    """The instructions from every label to a branch back to it, in the order in which they lie."""
     lines: list[str] = []
     labels: dict[str, int] = {}
     for label, line in _PLACE.findall(text):
@@ -83,24 +85,31 @@ def _written(line: str) -> set[int]:
     found = _WRITTEN.match(line)
     if not found or found[1].startswith(_READS_ONLY):
         return set()
-    count = 4 if ".128" in found[1] or ".M88.4" in found[1] else 2 if re.search(r"\.(64|WIDE|M88\.2)", found[1]) else 1
+    count = 4 if _FOUR.search(found[1]) else 2 if _TWO.search(found[1]) else 1
     return {int(found[2]) + i for i in range(count)}
 
 
-def overwritten_operands(text: str) -> list[str]:
-    """Instructions of loops that write to a register which a warpgroup's product in flight may still read.
+def in_flight(text: str) -> tuple[int, list[str]]:
+    """Products of warpgroups in loops whose operand is in registers, and what is written to these too early.
 
     A product is in flight until a wait leaves no more groups than were issued after it; twice around each loop, so that
     what one iteration issues is seen in the next.
+
+    Returns:
+        How many such products the first of these loops has, and the instructions that write to registers which one in
+        flight may still read.
     """
-    found = []
+    counts, found = [], []
     for loop in _loops(text):
+        products = 0
         groups: list[set[int]] = []
         current: set[int] = set()
         for line in loop * 2:
             if line.startswith("HGMMA"):
-                operand = re.match(r"HGMMA\S+ R\d+, R(\d+),", line)
-                current |= {int(operand[1]) + i for i in range(4)} if operand else set()
+                operand = re.match(r"HGMMA\S+ R\d+, R(\d+)\b", line)
+                if operand:
+                    products += 1
+                    current |= {int(operand[1]) + i for i in range(4)}
                 if "gsb0" in line:
                     groups, current = [*groups, current], set()
             elif line.startswith("WARPGROUP.DEPBAR"):
@@ -108,7 +117,8 @@ def overwritten_operands(text: str) -> list[str]:
                 groups = groups[len(groups) - left :] if left < len(groups) else groups
             elif _written(line) & current.union(*groups):
                 found.append(line)
-    return found
+        counts.append(products // 2)
+    return next(filter(None, counts), 0), found
 
 
 def disassembled(code: Any) -> str:

@@ -193,6 +193,13 @@ def test_triton_refusals() -> None:
     assert versions.triton_refusal("3.5.1") == flushing
 
 
+def test_what_was_never_run_is_said() -> None:
+    assert [versions.unproven((9, 0), version) for version in ("3.6.0", "3.7.1", "3.9.0")] == ["", "", ""]
+    assert "Triton 3.10.0 was never tried" in versions.unproven((9, 0), "3.10.0")
+    for capability in ((8, 0), (8, 9), (10, 0), (12, 1)):
+        assert "never run on compute capability {}.{} ".format(*capability) in versions.unproven(capability, "3.6.0")
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
     print(json.dumps(report(int(sys.argv[1])) if sys.argv[1] != "0" else interpret()))

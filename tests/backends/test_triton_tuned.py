@@ -190,6 +190,7 @@ def test_explain_says_that_plans_are_tuned(stored, monkeypatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.setattr(backend, "_refusal", lambda: "")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     desc = Desc("linear", "cuda", layout="n64k256", activations="none")
 
     def reason():
@@ -200,3 +201,5 @@ def test_explain_says_that_plans_are_tuned(stored, monkeypatch) -> None:
     stored.add({problem: won_by(another(problem), problem) for problem in PROBLEMS[:3]})
     tuned.measured.cache_clear()
     assert reason().endswith("; exact 16-bit operands; plans near 3 measured problems are tuned on this GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
+    assert reason().endswith("; never run on compute capability 8.9 by the authors: `nvfp4 selftest` checks it here")

@@ -17,7 +17,7 @@ from nvfp4.backends.base import NEGATIVE_SCALE, Backend, Desc, refused_off_gpu
 from nvfp4.backends.calls import record
 from nvfp4.backends.gated import unfused
 from nvfp4.backends.triton import tuned
-from nvfp4.backends.triton.versions import OLDEST, native_refusal, triton_refusal
+from nvfp4.backends.triton.versions import OLDEST, native_refusal, triton_refusal, unproven
 from nvfp4.formats import GROUP_SIZE
 from nvfp4.gated import GatedWeights
 from nvfp4.reference import Activation
@@ -27,9 +27,7 @@ __all__ = ["TritonBackend"]
 
 _CAPABILITY = (8, 0)
 _TILES = "n64k256"
-_NATIVE = (
-    "; FP4 tensor cores by tl.dot_scaled, compiled but never run by the authors: `nvfp4 selftest` checks them here"
-)
+_NATIVE = "; FP4 tensor cores by tl.dot_scaled"
 _BLOCKS = 64  # of sixteen, a program
 _COMMON: dict[str, Any] = {"num_warps": 2, "enable_fp_fusion": False}
 
@@ -75,8 +73,8 @@ class TritonBackend(Backend):
         elif desc.op == "dequantize" and desc.layout in layouts.TILED_LAYOUTS:
             answer += "; tiles become plain bytes first"
         elif desc.op == "swizzle_scales":
-            answer = "torch's own permutation of bytes"
-        return True, answer
+            return True, "torch's own permutation of bytes"
+        return True, answer + unproven(torch.cuda.get_device_capability(), importlib.metadata.version("triton"))
 
     def weight_layout(self, activations: str = "row") -> str:
         """The order of a 16-bit MMA's operand; plain bytes for an FP4 one."""

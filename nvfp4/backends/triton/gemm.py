@@ -83,8 +83,8 @@ def _wait_for_products():
     """Until those that were issued have read their operands.
 
     A warpgroup's product reads registers after it was issued, and Triton does not wait for it before the next iteration
-    unpacks into them. That unpacking stays behind this wait in the machine code too, `test_triton_aot.py` looks after:
-    what depends on a result of it Triton would give another layout.
+    unpacks into them. Nothing but the order of statements keeps unpacking behind this wait, because of what depends on
+    a result of it Triton makes another layout. `test_triton_aot.py` looks for the order in the machine code.
     """
     tl.inline_asm_elementwise(
         "wgmma.wait_group.sync.aligned 0; mov.b32 $0, 0;", "=r", [], dtype=tl.int32, is_pure=False, pack=1
@@ -109,7 +109,7 @@ def multiply(
         out: [tokens, rows], or PARTIAL float32 [programs of a tile, tokens, rows].
         sums: float32 [tiles after `whole`, parts, M, 64 * PANELS], for `finish_shared`.
         TO: of the operands.
-        WARPGROUPS: products are issued by a group of four warps, and go on while these do.
+        WARPGROUPS: products of 16 tokens and more are issued by a group of four warps, and go on while these do.
         EARLY: it is launched before the kernel that writes tokens has ended.
     """
     N: tl.constexpr = 64 * PANELS
@@ -152,7 +152,7 @@ def multiply(
             columns = x.load([token_tile * M, first * 256 + iteration * COLUMNS]).T
         else:
             columns = tl.load(x + iteration * COLUMNS, mask=valid, other=0.0)
-        # Of one product Triton makes two halves, and does not wait for one before it issues the other.
+        # Triton cuts this product into parts (two; 3.6 one for each 16 columns) and does not wait between them.
         acc = _dot(_joined(_joined(a, b), _joined(c, d)), columns, acc)
     first_row, first_token = row_tile * N, token_tile * M
     if PARTIAL:

@@ -36,7 +36,7 @@ _UNITS = 8  # a program of tokens takes at a time
 _WIDE = 8192  # values of a row that are looked at together for its largest
 _SOME = 16  # tokens of a tile that a program of `finish_shared` writes
 _EARLY = 32  # tokens of a tile whose programs are launched early
-_MANY = 8  # programs for each multiprocessor, of which it takes; fewer would lie unevenly beside the kernel before them
+_MANY = 8  # programs a multiprocessor: fewer are not launched early, they would lie unevenly beside what ran before
 _FINISHED = 512  # rows of the weight whose results a program of `finish` writes
 
 
