@@ -175,7 +175,9 @@ def test_products(capability: int, tile: plan.Tile, kind: str) -> None:
     assert not is_early or waits_before_memory(found)
     assert code.metadata.shared <= SHARED_KIB[capability] << 10
     assert "mxf4" not in ptx
-    assert has_no_spills(found)
+    # Triton 3.6's ptxas spills one register of it on 12.0 and 12.1.
+    is_known = capability >= 120 and tile.tokens == 16 and partial and triton.__version__.startswith("3.6.")
+    assert is_known or has_no_spills(found)
     if capability == 90 and (tile.tokens >= 16 or found["HGMMA"]):  # which 8 tokens take is Triton's choice
         assert "wgmma.mma_async.sync.aligned" in ptx
         text = disassembled(code)
